@@ -1,0 +1,195 @@
+"""What the model does after the map: the classification layer, where it is simple enough to be written down exactly.
+
+A head is *verified on the model's own numbers*, never assumed: its formula, evaluated on the features of the probe, has to give the
+model's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from squeezecam import heatmap, tree
+from squeezecam.block import squeeze_positions
+
+Kind = Literal["linear", "norm-linear", "conv"]
+_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda logits: logits,
+    "softmax": lambda logits: logits.softmax(-1),
+    "log-softmax": lambda logits: logits.log_softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+_NORM_EPS = (1e-5, 1e-6, 1e-12)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A verified formula from canonical features ``u (N, C, *S)`` to the logits ``(N, K)`` of one output.
+
+    ``linear``: ``W pool(u) + b``. ``norm-linear``: a LayerNorm between pooling and ``W``. ``conv``: ``pool(act(W u(x) + b))``, the 1x1
+    convolution before pooling of SqueezeNet and its kin.
+
+    Attributes:
+        pool: ``"mean"``, ``"relu-mean"`` (a ReLU follows the map) or ``"max"``.
+        activation: of a ``conv`` head: ``"none"`` or ``"relu"``.
+        link: what stands between the logits and the output.
+        weight, bias, scale, shift: names of the parameters, read from the model at each use, so that training is followed.
+
+    """
+
+    output: str
+    path: tree.Path
+    kind: Kind
+    pool: str
+    activation: str
+    link: str
+    weight: str
+    bias: str | None
+    scale: str | None = None
+    shift: str | None = None
+    eps: float = 1e-5
+
+    @property
+    def exact(self) -> bool:
+        """Whether the class map of this head adds up to the logit."""
+        return self.pool != "max"
+
+    def describe(self) -> str:
+        """One line for people."""
+        pool = {"mean": "mean pooling", "relu-mean": "ReLU and mean pooling", "max": "max pooling"}[self.pool]
+        if self.kind == "conv":
+            act = " and ReLU" if self.activation == "relu" else ""
+            return f"1x1 convolution '{self.weight}'{act}, then {pool}"
+        norm = " and LayerNorm" if self.kind == "norm-linear" else ""
+        return f"{pool}{norm}, then linear '{self.weight}'"
+
+    def matrix(self, model: nn.Module) -> Tensor:
+        """``W`` as ``(K, C)``, of the model as it is now."""
+        weight = _tensor(model, self.weight)
+        return heatmap.at_least_float32(weight.flatten(1))
+
+    def evidence_features(self, features: Tensor) -> Tensor:
+        """The features as the pooling sees them: rectified where a ReLU follows."""
+        features = heatmap.at_least_float32(features)
+        return features.relu() if self.pool == "relu-mean" else features
+
+    def squeeze(self, features: Tensor) -> Tensor:
+        """Pooled as the head pools: ``(N, C)``."""
+        seen = self.evidence_features(features)
+        return seen.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(seen)
+
+    def logits(self, model: nn.Module, features: Tensor) -> Tensor:
+        """The formula itself: ``(N, K)``."""
+        weight = self.matrix(model)
+        bias = _optional(model, self.bias)
+        if self.kind == "conv":
+            maps = self._conv_maps(model, features)
+            return maps.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(maps)
+        pooled = self.squeeze(features)
+        if self.kind == "norm-linear":
+            pooled = F.layer_norm(
+                pooled, pooled.shape[1:], _optional(model, self.scale), _optional(model, self.shift), self.eps
+            )
+        return F.linear(pooled.to(weight.dtype), weight, bias)
+
+    def channel_weights(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
+        """Weights ``w (N, C)`` with ``logit = sum_c w_c pool(u)_c + const`` for class ``target (N,)`` at these features."""
+        weight = self.matrix(model)[target]
+        if self.kind != "norm-linear":
+            return weight
+        pooled = self.squeeze(features)
+        scale = _optional(model, self.scale)
+        weight = weight * scale if scale is not None else weight
+        deviation = (pooled.var(1, correction=0, keepdim=True) + self.eps).sqrt()
+        return (weight - weight.mean(1, keepdim=True)) / deviation
+
+    def class_map(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
+        """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the logit less a constant."""
+        if self.kind == "conv":
+            maps = self._conv_maps(model, features)
+            return maps[torch.arange(len(target), device=maps.device), target]
+        return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
+
+    def channel_evidence(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
+        """What each channel contributes to the logit of ``target``, ``(N, C)``."""
+        weights = self.channel_weights(model, features, target)
+        if self.kind != "conv" or self.activation == "none":
+            return weights * self.squeeze(features)
+        open_positions = (self.class_map(model, features, target) > 0).to(weights.dtype)
+        seen = self.evidence_features(features)
+        return weights * squeeze_positions(seen * open_positions[:, None])
+
+    def constant(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
+        """What the logit has beside the mean of the class map, ``(N,)``."""
+        if self.kind == "conv":
+            return torch.zeros(len(target), device=features.device)
+        bias = _optional(model, self.bias)
+        found = bias[target] if bias is not None else torch.zeros(len(target), device=features.device)
+        shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
+        return found if shift is None else found + self.matrix(model)[target] @ shift
+
+    def _conv_maps(self, model: nn.Module, features: Tensor) -> Tensor:
+        seen = self.evidence_features(features)
+        weight = self.matrix(model)
+        maps = torch.einsum("kc,ncx->nkx", weight, seen.flatten(2).to(weight.dtype)).unflatten(2, seen.shape[2:])
+        bias = _optional(model, self.bias)
+        if bias is not None:
+            maps = maps + bias.view(1, -1, *[1] * (maps.ndim - 2))
+        return maps.relu() if self.activation == "relu" else maps
+
+
+def find_head(
+    model: nn.Module,
+    features: Tensor,
+    output: Tensor,
+    name: str,
+    path: tree.Path,
+    names: tuple[str | None, str | None, str | None, str | None],
+) -> Head | None:
+    """The formula that reproduces ``output`` from ``features``, or None where none of those known does."""
+    weight_name, bias, scale, shift = names
+    if weight_name is None or not output.is_floating_point():
+        return None
+    weight = _tensor(model, weight_name)
+    if weight.flatten(1).shape[1] != features.shape[1] or features.ndim < 3:
+        return None
+    expected = heatmap.at_least_float32(output.detach())
+    expected = expected[:, None] if expected.ndim == 1 else expected
+    if expected.ndim != 2:
+        return None
+    convolution = weight.ndim > 2
+    kinds: list[tuple[Kind, str, float]] = [("conv", "none", 0.0), ("conv", "relu", 0.0)] if convolution else []
+    kinds += [("linear", "none", 0.0)]
+    if not convolution:
+        kinds += [("norm-linear", "none", eps) for eps in _NORM_EPS if scale is not None]
+    for pool in ("mean", "relu-mean", "max"):
+        for kind, activation, eps in kinds:
+            for link in _LINKS:
+                head = Head(name, path, kind, pool, activation, link, weight_name, bias, scale, shift, eps)
+                if _reproduces(head, model, features, expected):
+                    return head
+    return None
+
+
+def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor) -> bool:
+    logits = _LINKS[head.link](head.logits(model, features)).to(expected.dtype)
+    if logits.shape != expected.shape or not expected.isfinite().all():
+        return False
+    tolerance = {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(features.dtype, 1e-3)
+    spread = expected.abs().amax().clamp_min(1e-6)
+    return bool(((logits - expected).abs().amax() <= tolerance * spread).item())
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(owner), leaf)
+    return found
+
+
+def _optional(model: nn.Module, name: str | None) -> Tensor | None:
+    return None if name is None else heatmap.at_least_float32(_tensor(model, name))

@@ -1,0 +1,83 @@
+"""Maps from features and channel weights: aggregate, upsample. Pure functions on canonical features ``(N, C, *S)``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezecam.errors import InputError
+
+Aggregate = Literal["mean", "positive", "energy"]
+AGGREGATES = ("mean", "positive", "energy")
+UPSAMPLING = ("bicubic", "linear", "nearest")
+
+
+def aggregate(features: Tensor, gates: Tensor, kept: Tensor, how: str = "mean") -> Tensor:
+    """One map from the kept channels of the scaled features ``s_c u_c``: ``(N, *S)`` on the native grid.
+
+    Args:
+        features: ``(N, C, *S)``.
+        gates: SE vectors ``(N, C)``.
+        kept: ``(N, C)`` bool.
+        how: ``"mean"``: unweighted mean of the kept channels (published). ``"positive"``: mean of their positive parts, for features
+            that can be negative, whose plain mean cancels (after a LayerNorm it is identically zero). ``"energy"``: root of the mean
+            square.
+
+    """
+    if how not in AGGREGATES:
+        raise InputError(f"unknown aggregation '{how}'; expected one of {', '.join(AGGREGATES)}")
+    flat = at_least_float32(features).flatten(2)
+    counts = kept.sum(1).clamp_min(1)
+    if how == "mean":
+        return weighted_sum(flat, gates * kept / counts[:, None]).view(len(features), *features.shape[2:])
+    if how == "positive":
+        flat = flat.relu()
+        summed = weighted_sum(flat, gates * kept / counts[:, None])
+    else:
+        summed = weighted_sum(flat.square(), gates.square() * kept / counts[:, None]).clamp_min(0).sqrt()
+    return summed.view(len(features), *features.shape[2:])
+
+
+def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
+    """``sum_c w_c u_c(x)``: features ``(N, C, ...)`` and weights ``(N, C)`` to ``(N, ...)``, accumulated in at least float32."""
+    flat = at_least_float32(features).flatten(2)
+    summed = torch.bmm(weights.to(flat.dtype)[:, None], flat)
+    return summed.view(len(features), *features.shape[2:])
+
+
+def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tensor:
+    """Maps ``(M, *S)`` enlarged to ``(M, *size)``, ``align_corners=False``.
+
+    ``bicubic`` is cubic along width and height (or along a single axis) and linear along time or depth; ``linear`` and ``nearest`` apply
+    to all axes. The values are not clamped here: cubic interpolation overshoots.
+    """
+    if mode not in UPSAMPLING:
+        raise InputError(f"unknown upsampling '{mode}'; expected one of {', '.join(UPSAMPLING)}")
+    if maps.ndim - 1 != len(size):
+        raise InputError(f"a map of shape {tuple(maps.shape)} cannot be upsampled to {size}: the ranks differ")
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    rank = len(size)
+    if mode == "bicubic" and rank == 3:
+        frames, (height, width) = size[0], size[1:]
+        flat = upsample(maps.flatten(0, 1), (height, width), mode).view(*maps.shape[:2], height * width)
+        in_time = _linear(flat.transpose(1, 2), frames)
+        return in_time.transpose(1, 2).reshape(len(maps), *size)
+    if mode == "bicubic" and rank == 1:
+        return F.interpolate(maps[:, None, None], (1, size[0]), mode="bicubic", align_corners=False)[:, 0, 0]
+    if mode == "nearest":
+        return F.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
+    names = {1: "linear", 2: "bicubic" if mode == "bicubic" else "bilinear", 3: "trilinear"}
+    return F.interpolate(maps[:, None], size, mode=names[rank], align_corners=False)[:, 0]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision and integers become float32; float64 stays."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _linear(series: Tensor, length: int) -> Tensor:
+    return F.interpolate(series, length, mode="linear", align_corners=False)

@@ -1,0 +1,78 @@
+"""Reading and replacing the tensor at a place, for the length of one call."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from squeezecam import tree
+from squeezecam.anatomy import Place
+from squeezecam.errors import SiteError
+
+Handler = Callable[[Tensor], Tensor | None]
+
+
+def register(model: nn.Module, place: Place, handler: Handler, *, thread: int | None = None) -> Any:
+    """Hook ``handler`` to a place; returns the handle to remove it.
+
+    ``handler`` gets the tensor and returns a replacement, or None to leave it. Only the call of the module that was found in the probe is
+    served, and only in ``thread`` where one is given.
+    """
+    count = 0
+
+    def mine() -> bool:
+        nonlocal count
+        if thread is not None and threading.get_ident() != thread:
+            return False
+        count += 1
+        return count - 1 == place.call
+
+    def serve(value: Any) -> Any:
+        try:
+            tensor = tree.get(value, place.item)
+        except (KeyError, IndexError, AttributeError, TypeError):
+            tensor = None
+        if not isinstance(tensor, Tensor):
+            raise SiteError(f"the {place.when} of '{place.module}' has no tensor at {tree.show(place.item)} in this call, unlike in the probe")
+        new = handler(tensor)
+        return None if new is None else tree.replace(value, place.item, new)
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not mine():
+            return None
+        new = serve(args)
+        return None if new is None else (new, kwargs)
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        return serve(output) if mine() else None
+
+    module = model.get_submodule(place.module)
+    if place.when == "input":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
+
+
+@contextlib.contextmanager
+def tapped(model: nn.Module, places: dict[str, Place], handlers: dict[str, Handler]) -> Iterator[None]:
+    """Hooks at ``places`` while the block runs, in this thread only; all are removed whatever happens."""
+    with contextlib.ExitStack() as stack:
+        for stream, handler in handlers.items():
+            stack.callback(register(model, places[stream], handler, thread=threading.get_ident()).remove)
+        yield
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module of ``model`` in evaluation mode, and each one's own flag put back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

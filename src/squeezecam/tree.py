@@ -1,0 +1,86 @@
+"""Tensors inside whatever a module takes or returns: tuples, lists, dicts, dataclasses, and nests of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Path = tuple[str | int, ...]
+
+
+def _children(value: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
+def leaves(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
+    """All tensors in ``value`` with the keys and indices that lead to them, in order."""
+    if isinstance(value, Tensor):
+        return [(path, value)]
+    return [leaf for key, child in _children(value) for leaf in leaves(child, (*path, key))]
+
+
+def get(value: Any, path: Path) -> Any:
+    """The part of ``value`` at ``path``; raises KeyError, IndexError or AttributeError where there is none."""
+    for key in path:
+        if isinstance(value, (Mapping, tuple, list)):
+            value = value[key]  # type: ignore[index]
+        else:
+            value = getattr(value, str(key))
+    return value
+
+
+def replace(value: Any, path: Path, new: Any) -> Any:
+    """A shallow copy of ``value`` with the part at ``path`` replaced; the original is left alone."""
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(value, tuple):
+        items = list(value)
+        items[int(key)] = replace(items[int(key)], rest, new)
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        copied = list(value)
+        copied[int(key)] = replace(copied[int(key)], rest, new)
+        return copied
+    if isinstance(value, Mapping):
+        changed = {name: (replace(child, rest, new) if name == key else child) for name, child in value.items()}
+        return type(value)(**changed) if dataclasses.is_dataclass(value) else type(value)(changed)  # type: ignore[call-arg]
+    return dataclasses.replace(value, **{str(key): replace(getattr(value, str(key)), rest, new)})
+
+
+def show(path: Path) -> str:
+    """A path as a user would write it: ``gender``, ``0``, ``logits.0``; ``output`` for the whole."""
+    return ".".join(str(key) for key in path) or "output"
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model takes, as ``(args, kwargs)``: a tensor, a tuple of positional or a dict of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Length of the first axis of the first tensor among the arguments, or 1."""
+    found = leaves((args, kwargs))
+    return int(found[0][1].shape[0]) if found and found[0][1].ndim else 1
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """``value`` with every tensor moved to ``device``."""
+    for path, tensor in leaves(value):
+        if tensor.device != device:
+            value = replace(value, path, tensor.to(device))
+    return value
