@@ -1,0 +1,1 @@
+"""Readers, data-set layouts and the embedded default."""
