@@ -1,0 +1,1 @@
+"""Where ``--model`` strings become models: specifications, weights files, class labels, optional packages."""
