@@ -59,10 +59,10 @@ def ensure_torchvision() -> None:
 
 
 def _declare() -> torch.library.Library:
-    library: torch.library.Library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: torch.library.Library = torch.library.Library("torchvision", "FRAGMENT")
     for name in _OPERATORS:
         if not hasattr(torch.ops.torchvision, name):  # somebody else's workaround may have declared one of the two
-            library.define(f"{name}{_SCHEMA}")  # type: ignore[no-untyped-call]
+            library.define(f"{name}{_SCHEMA}")
     return library
 
 
