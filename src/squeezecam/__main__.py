@@ -1,0 +1,5 @@
+"""``python -m squeezecam``."""
+
+from squeezecam.cli import main
+
+main()

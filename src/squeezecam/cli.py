@@ -1,0 +1,401 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
+
+if TYPE_CHECKING:
+    from squeezecam.attach import Squeeze
+    from squeezecam.commands.pictures import Failures
+    from squeezecam.models.loaded import LoadedModel
+
+app = typer.Typer(
+    help="Heatmaps that the model computes itself: one SE block before the classifier, one forward pass, no gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="MODEL", help="demo | timm:NAME | torchvision:NAME | hf:NAME | file.py:factory"),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="weights file: safetensors, or a state dict")]
+Random = Annotated[bool, typer.Option("--random", help="random weights, no download")]
+Labels = Annotated[Path | None, typer.Option("--labels", help="class names: text, one a line, or JSON")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="pictures in one pass")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+At = Annotated[
+    str | None, typer.Option("--at", help="place of the block: a module's name, or name:input / name:output")
+]
+Output = Annotated[str | None, typer.Option("--output", help="which of several outputs of the model")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="refuse pictures with more pixels than this")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for figure, table and adapter")] = Path("demo-out"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The whole cycle on the embedded default: attach, fit, explain, measure, draw. No network."""
+    from squeezecam.commands.demo import run_demo
+
+    found = run_demo(out, seed, lambda line: None if as_json else print(line, flush=True))
+    if as_json:
+        print((found.folder / "demo.json").read_text())
+        return
+    print(f"\n{found.report}\n\n{found.table}\n\ndone in {found.seconds:.0f} s")
+    _wrote(found.written)
+
+
+@app.command()
+def explain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="files, folders, patterns, or an .npz with 'images'")
+    ],
+    model: Model = "demo",
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for overlays, maps, contact sheet and results.json")
+    ] = Path("out"),
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="published | contribution | class; default: what the evidence supports"),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")
+    ] = None,
+    scale: Annotated[str, typer.Option("--scale", help="per sample | shared | quantile")] = "per sample",
+    apply: Annotated[
+        str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says, else observe")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")] = False,
+    output: Output = None,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    labels: Labels = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    max_pixels: MaxPixels = 100_000_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Heatmaps for pictures: overlays on the originals, raw maps, a contact sheet and results.json."""
+    from squeezecam.commands.explain import Options, explain_pictures
+    from squeezecam.data.images import find_images
+
+    if scale not in ("per sample", "shared", "quantile"):
+        raise InputError(f"--scale is '{scale}'; expected 'per sample', 'shared' or 'quantile'")
+    sources = find_images(images, max_pixels=max_pixels)
+    loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, adapter, apply, strict)
+    options = Options(method, target, output, keep, scale, batch_size)
+    about = {
+        "command": _command(),
+        "model": loaded.name,
+        "source": loaded.source,
+        "adapter": str(adapter) if adapter else None,
+        "site": {stream: repr(place.site) for stream, place in squeeze.places.items()},
+        "apply": squeeze.apply_mode,
+        "seed": seed,
+    }
+    failures = _failures()
+    with _bar("explaining", len(sources)) as done:
+        outcome = explain_pictures(loaded, squeeze, sources, out, options, about=about, failures=failures, done=done)
+    if as_json:
+        print((outcome.folder / "results.json").read_text())
+    else:
+        if adapter is None and outcome.results:
+            print(f"no adapter: the {outcome.results[0]['method']} map is shown ({_why(squeeze, method)})")
+        doubtful = sum(
+            row["status"] != "ok" and not row["status"].startswith("block not fitted") for row in outcome.results
+        )
+        print(
+            f"{len(outcome.results)} of {len(sources)} pictures explained"
+            + (f", {doubtful} with a doubt (see results.json)" if doubtful else "")
+        )
+        _wrote(outcome.written)
+    if outcome.interrupted:
+        print("interrupted: what is finished was kept", file=sys.stderr)
+        raise typer.Exit(130)
+    _leave(failures)
+
+
+@app.command()
+def fit(
+    images: Annotated[
+        list[str],
+        typer.Option(
+            "--images", help="files, folders, patterns, or an .npz; labels are not needed; may be given again"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="adapter file, FILE.squeeze.safetensors")],
+    model: Model = "demo",
+    apply: Annotated[
+        str, typer.Option("--apply", help="observe: the outputs stay the model's own; gate: the block is in the path")
+    ] = "observe",
+    agreement: Annotated[
+        float, typer.Option("--agreement", help="share of predictions that the block has to leave unchanged")
+    ] = 0.99,
+    output: Output = None,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    labels: Labels = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    max_pixels: MaxPixels = 100_000_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fit one SE block on pictures, without labels, and save it as an adapter."""
+    from squeezecam.commands.fit import fit_pictures
+    from squeezecam.data.images import find_images
+    from squeezecam.files import output_folder
+
+    output_folder(out.parent)
+    sources = find_images(images, max_pixels=max_pixels)
+    loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, None, apply, False)
+    failures = _failures()
+    with _bar("fitting", len(sources)) as done:
+        report = fit_pictures(
+            loaded,
+            squeeze,
+            sources,
+            batch_size=batch_size,
+            failures=failures,
+            done=done,
+            output=output,
+            agreement=agreement,
+            seed=seed,
+        )
+    squeeze.save(out)
+    if as_json:
+        print(json.dumps({"command": _command(), "adapter": str(out), **report.as_dict()}, indent=2))
+    else:
+        print(f"{squeeze}\n{report}")
+        _wrote([out])
+    _leave(failures)
+
+
+@app.command()
+def video(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="a video file")],
+    out: Annotated[Path, typer.Option("--out", help="the mp4 to write")] = Path("overlay.mp4"),
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="as for explain (pictures or clips), or light-asd with --weights and --tracks",
+        ),
+    ] = "demo",
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")] = None,
+    tracks: Annotated[
+        Path | None, typer.Option("--tracks", help="faces for light-asd: CSV with frame,track,x0,y0,x1,y1")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="published | contribution | class")] = None,
+    target: Annotated[
+        int | None, typer.Option("--target", min=0, help="class to explain; default: each frame's predicted one")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")
+    ] = None,
+    scale: Annotated[str, typer.Option("--scale", help="shared | quantile: one scale over the clip")] = "shared",
+    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="the original to the left")] = False,
+    sound: Annotated[bool, typer.Option("--sound/--no-sound", help="take over the clip's sound")] = True,
+    scores: Annotated[Path | None, typer.Option("--scores", help="write scores per frame to this CSV")] = None,
+    apply: Annotated[str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")] = False,
+    output: Output = None,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    labels: Labels = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A clip with its heatmaps: an mp4 with overlay, sound, score and curve; one scale over the clip."""
+    from squeezecam.commands.video import VideoOptions, check_output, explain_clip
+    from squeezecam.video.progress import frame_bar
+
+    if scale not in ("shared", "quantile"):
+        raise InputError(f"--scale is '{scale}'; expected 'shared' or 'quantile'")
+    options = VideoOptions(method, target, output, keep, scale, batch_size, side_by_side, sound, scores)
+    check_output(out, clip)
+    if model == "light-asd":
+        from squeezecam.commands.speakers import explain_speakers, speaker_squeeze
+
+        speaking = speaker_squeeze(weights, adapter, apply, device, strict=strict, random=random, seed=seed)
+        outcome = explain_speakers(speaking, clip, out, tracks, options, frame_bar)
+    else:
+        if tracks is not None:
+            raise InputError("--tracks is for --model light-asd: models of pictures look at the whole frame")
+        loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, adapter, apply, strict)
+        outcome = explain_clip(loaded, squeeze, clip, out, options, frame_bar)
+    if as_json:
+        print(json.dumps({"command": _command(), "frames": outcome.frames, "seconds": outcome.seconds, "notes": outcome.notes,
+                          "summary": outcome.summary, "scores": outcome.rows, "written": [str(p) for p in outcome.written]},
+                         indent=2))  # fmt: skip
+        return
+    for note in outcome.notes:
+        print(f"note: {note}")
+    for line in outcome.summary.get("lines", []):
+        print(line)
+    print(outcome.timing())
+    _wrote(outcome.written)
+
+
+@app.command()
+def inspect(
+    model: Model = "demo",
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Where a block would go, and why."""
+    import torch
+
+    import squeezecam
+    from squeezecam.commands.pictures import example_of
+    from squeezecam.models.resolve import load_model
+
+    torch.manual_seed(seed)
+    loaded = load_model(model, weights=weights, random=random, device=device)
+    found = squeezecam.inspect(loaded.model, example_of(loaded), at=_site(at))
+    print(json.dumps(found.as_dict(), indent=2) if as_json else f"{loaded.name}: {loaded.source}\n{found}")
+
+
+def main() -> None:
+    """Run the command line; every error that is meant for users is one line, without a traceback."""
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.simplefilter("always", SqueezeWarning)
+    try:
+        app()
+    except SqueezeError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _stop("out of memory: try a smaller --batch-size")
+    except Exception as error:
+        if os.environ.get("SQUEEZECAM_DEBUG"):
+            raise
+        _stop(f"unexpected {type(error).__name__}: {error} (set SQUEEZECAM_DEBUG=1 for the traceback)")
+
+
+def _stop(message: str) -> None:
+    print(f"squeezecam: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _show_warning(message: Any, category: Any, *_: Any) -> None:
+    print(f"squeezecam: warning: {message}", file=sys.stderr)
+
+
+def _squeeze(
+    model: str, weights: Path | None, random: bool, labels: Path | None, device: str, seed: int,
+    at: str | None, adapter: Path | None, apply: str | None, strict: bool,
+) -> tuple[LoadedModel, Squeeze]:  # fmt: skip
+    import torch
+
+    from squeezecam.adapter import load, read
+    from squeezecam.attach import attach
+    from squeezecam.commands.pictures import example_of
+    from squeezecam.models.resolve import load_model
+
+    if apply not in (None, "observe", "gate"):
+        raise InputError(f"--apply is '{apply}'; expected 'observe' or 'gate'")
+    torch.manual_seed(seed)
+    if adapter is not None:
+        read(adapter)  # a damaged file is told before a model is loaded
+    loaded = load_model(model, weights=weights, random=random, labels=labels, device=device)
+    example = example_of(loaded)
+    if adapter is not None:
+        return loaded, load(adapter, loaded.model, example, strict=strict, apply=apply)  # type: ignore[arg-type]
+    return loaded, attach(loaded.model, example, at=_site(at), apply=apply or "observe")  # type: ignore[arg-type]
+
+
+def _site(at: str | None) -> Any:
+    from squeezecam.anatomy import Site
+
+    if at is None:
+        return None
+    name, _, when = at.rpartition(":")
+    return Site(name, when) if when in ("input", "output") and name else Site(at)  # type: ignore[arg-type]
+
+
+def _why(squeeze: Squeeze, method: str | None) -> str:
+    if method is not None:
+        return "asked for"
+    return (
+        "it needs no fit"
+        if squeeze.head() is not None
+        else "no exact class map for this head; fit a block for better maps"
+    )
+
+
+def _failures() -> Failures:
+    from squeezecam.commands.pictures import Failures
+
+    return Failures(report=lambda line: print(f"squeezecam: {line}", file=sys.stderr))
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Any]:
+    from squeezecam.fit.progress import Progress
+
+    with Progress() as progress, progress.task(name, total) as advance:
+        yield advance
+
+
+def _wrote(paths: list[Path]) -> None:
+    folders = sorted({str(path.parent) for path in paths})
+    if len(paths) <= 6:
+        print("wrote " + ", ".join(str(path) for path in paths))
+    else:
+        print(
+            f"wrote {len(paths)} files to {', '.join(folders)}: {paths[-2].name}, {paths[-1].name}, one set per picture"
+        )
+
+
+def _leave(failures: Failures) -> None:
+    if len(failures):
+        print(f"squeezecam: {len(failures)} could not be done (listed above)", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _command() -> str:
+    return "squeezecam " + " ".join(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

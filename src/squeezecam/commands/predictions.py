@@ -1,0 +1,65 @@
+"""Predictions as people read them: a class name and a probability, or a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+from squeezecam.explanation import Explanation
+from squeezecam.models.labels import Labels, label_of
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the map of one sample is about.
+
+    Attributes:
+        target: class index, None for a regression.
+        label: name of the class, or of the output.
+        probability: of that class; None for a regression.
+        value: the output's own number for it.
+        predicted: whether ``target`` is the class that the model itself gives most.
+
+    """
+
+    target: int | None
+    label: str
+    probability: float | None
+    value: float
+    predicted: bool = True
+
+    def title(self) -> str:
+        """One line for a picture: ``tench · 98.2 %``."""
+        if self.probability is None:
+            return f"{self.label} {self.value:.4g}"
+        asked = "" if self.predicted else " (asked for; not the top class)"
+        return f"{self.label} · {self.probability:.1%}{asked}"
+
+
+def prediction(
+    squeeze: Squeeze, explanation: Explanation, index: int, labels: Labels | None, output: str | None
+) -> Prediction:
+    """The prediction that the map of sample ``index`` explains."""
+    name = squeeze.output_name(output)
+    assert explanation.scores is not None
+    scores = explanation.scores[index].detach().float()
+    if scores.ndim == 0 or scores.shape[0] == 1:
+        return Prediction(None, name if name != "output" else "value", None, float(scores.reshape(-1)[0]))
+    target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
+    head = squeeze.head(name)
+    probabilities = _probabilities(scores, head.link if head is not None else "identity")
+    return Prediction(
+        target,
+        label_of(labels, target, name),
+        float(probabilities[target]),
+        float(scores[target]),
+        target == int(scores.argmax()),
+    )
+
+
+def _probabilities(scores: Tensor, link: str) -> Tensor:
+    if link in ("softmax", "sigmoid"):
+        return scores
+    return scores.exp() if link == "log-softmax" else scores.softmax(0)

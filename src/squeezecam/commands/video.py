@@ -1,0 +1,231 @@
+"""``squeezecam video``: a clip with its heatmaps, its sound and a strip of scores, in two passes and constant memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from squeezecam import heatmap
+from squeezecam.attach import Squeeze
+from squeezecam.commands.predictions import Prediction, prediction
+from squeezecam.data.geometry import Geometry
+from squeezecam.errors import InputError, SqueezeError
+from squeezecam.explanation import Explanation
+from squeezecam.files import output_folder, write_text
+from squeezecam.models.loaded import LoadedModel
+from squeezecam.video.drawing import Seconds, draw_clip, rows_csv
+from squeezecam.video.paint import Painter
+from squeezecam.video.progress import Advance
+from squeezecam.video.reading import ClipInfo, Frame, probe, read_frames
+from squeezecam.video.spool import Spool
+from squeezecam.video.strip import Series
+
+Bar = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@dataclass
+class VideoOptions:
+    """What the user chose for a clip."""
+
+    method: str | None = None
+    target: int | None = None
+    output: str | None = None
+    keep: str | None = None
+    scale: str = "shared"
+    batch_size: int = 16
+    side_by_side: bool = False
+    sound: bool = True
+    scores: Path | None = None
+
+
+@dataclass
+class VideoOutcome:
+    """What was made of a clip: files, frames, scores per frame, where the time went, and what is doubtful."""
+
+    written: list[Path]
+    frames: int
+    rows: list[dict[str, Any]]
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def timing(self) -> str:
+        """One line: frames a second in all, and the share of each part of the work."""
+        total = sum(self.seconds.values()) or 1e-9
+        parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in self.seconds.items())
+        return f"{self.frames} frames in {total:.1f} s ({self.frames / total:.1f} frames/s): {parts}"
+
+
+def explain_clip(
+    loaded: LoadedModel, squeeze: Squeeze, clip: Path, out: Path, options: VideoOptions, bar: Bar
+) -> VideoOutcome:
+    """Explain every frame (clip models: every window of frames) and write the overlays as an mp4.
+
+    First pass: native maps to disk, scores in memory. Second pass: the frames again, drawn on one scale.
+
+    Raises:
+        InputError: the clip cannot be read, the output cannot be written, or the model fails on the frames.
+        SqueezeError: options that no frame can be explained with.
+
+    """
+    info = probe(clip)
+    check_output(out, clip)
+    booked = Seconds()
+    notes: list[str] = []
+    found: list[Prediction] = []
+    times: list[float] = []
+    doubts: dict[str, int] = {}
+    method = ""
+    passes = _windows if loaded.clip else _batches
+    with Spool(out.parent) as spool:
+        with bar("explaining", info.frames) as advance:
+            mark = time.perf_counter()
+            for frames, fresh in passes(info, loaded, options.batch_size, notes):
+                mark = booked.add("decoding", mark)
+                explanation = _explained(squeeze, loaded, frames, options)
+                maps = _frame_maps(explanation, len(frames) if loaded.clip else None)
+                shown = [
+                    prediction(squeeze, explanation, 0 if loaded.clip else i, loaded.labels, options.output)
+                    for i in range(1 if loaded.clip else len(frames))
+                ]
+                spool.append(maps[-fresh:])
+                found += shown * fresh if loaded.clip else shown
+                times += [frame.seconds for frame in frames[-fresh:]]
+                method = explanation.method
+                for status in explanation.status:
+                    if status != "ok":
+                        doubts[status] = doubts.get(status, 0) + (fresh if loaded.clip else 1)
+                mark = booked.add("model and map", mark)
+                advance(fresh)
+        if not times:
+            raise InputError(f"{clip} holds no frame that can be decoded")
+        seen = Geometry(loaded.preprocess if not loaded.clip else _still(loaded)).seen(info.size)
+        if seen.box is None:
+            notes.append(
+                f"maps are laid over the whole frame: where the preprocessing looks is not known ({seen.reason})"
+            )
+        scale = spool.scale(options.scale)
+        painter = Painter(info.size, spool.shape[-2:], scale, seen.box)  # type: ignore[arg-type]
+        curve, limits = _curve(found)
+        with bar("drawing", len(times)) as advance:
+            notes += draw_clip(
+                info, out, lambda frame: painter(frame.pixels, spool[frame.index]),
+                lambda i: (found[i].title(), f"{times[i]:.2f} s · frame {i + 1} of {len(times)}"),
+                np.array(times), [Series(_name(found, options), curve, limits)],
+                footer=f"{loaded.name} · {method}", scale=scale, side_by_side=options.side_by_side,
+                sound=options.sound, advance=advance, booked=booked,
+            )  # fmt: skip
+    notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
+    rows = [
+        {"frame": i, "seconds": round(times[i], 6), "target": p.target, "label": p.label, "probability": p.probability, "value": p.value}
+        for i, p in enumerate(found)
+    ]  # fmt: skip
+    return finish(out, rows, booked, notes, options)
+
+
+def finish(
+    out: Path, rows: list[dict[str, Any]], booked: Seconds, notes: list[str], options: VideoOptions, frames: int = 0
+) -> VideoOutcome:
+    """Write the scores where they are asked for, and put together what is to be said."""
+    written = [out]
+    if options.scores is not None:
+        written.append(write_text(options.scores, rows_csv(rows)))
+    return VideoOutcome(written, frames or len(rows), rows, booked.spent, list(dict.fromkeys(notes)))
+
+
+def check_output(out: Path, clip: Path) -> None:
+    """Try the output's folder before the work; the clip itself is never overwritten."""
+    if out.suffix.lower() not in (".mp4", ".m4v", ".mov"):
+        raise InputError(f"--out {out}: the clip is written as mp4; give a name that ends in .mp4")
+    if out.exists() and out.samefile(clip):
+        raise InputError(f"--out {out} is the clip itself: give another name")
+    output_folder(out.parent)
+
+
+def _batches(info: ClipInfo, loaded: LoadedModel, size: int, notes: list[str]) -> Iterator[tuple[list[Frame], int]]:
+    waiting: list[Frame] = []
+    for frame in read_frames(info.path, notes):
+        waiting.append(frame)
+        if len(waiting) == size:
+            yield waiting, size
+            waiting = []
+    if waiting:
+        yield waiting, len(waiting)
+
+
+def _windows(info: ClipInfo, loaded: LoadedModel, size: int, notes: list[str]) -> Iterator[tuple[list[Frame], int]]:
+    """Windows of as many frames as the model takes; the last one reaches back so far that it is full."""
+    length = loaded.input_size[1] if len(loaded.input_size) == 4 else 16
+    kept: list[Frame] = []
+    fresh = 0
+    for frame in read_frames(info.path, notes):
+        kept = [*kept[-(length - 1) :], frame] if length > 1 else [frame]
+        fresh += 1
+        if fresh == length:
+            yield kept, fresh
+            fresh = 0
+    if fresh:
+        padded = [kept[0]] * (length - len(kept)) + kept
+        yield padded, fresh
+
+
+def _explained(squeeze: Squeeze, loaded: LoadedModel, frames: list[Frame], options: VideoOptions) -> Explanation:
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame.pixels) for frame in frames]
+    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
+    try:
+        tensor = (
+            loaded.preprocess(pictures)[None] if loaded.clip else torch.stack([loaded.preprocess(p) for p in pictures])
+        )
+        return squeeze.explain(
+            loaded.make_inputs(tensor.to(device)),
+            method=options.method,
+            target=options.target,
+            output=options.output,
+            keep=options.keep,
+        )
+    except SqueezeError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on these frames
+        line = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the model {loaded.name} failed on frames {frames[0].index} to {frames[-1].index} of the clip: {line}"
+        ) from error
+
+
+def _frame_maps(explanation: Explanation, window: int | None) -> Any:
+    """Native maps ``(frames, h, w)``; for clip models the grid's time axis is brought to the frames of the window."""
+    raw = explanation.raw
+    rank = 4 if window else 3
+    if isinstance(raw, dict) or raw.ndim != rank:
+        raise InputError("this model's maps are not one picture per frame; use it from Python with squeezecam.attach")
+    if window:
+        raw = heatmap.upsample(raw, (window, *raw.shape[2:]))[0]
+    return raw.float().cpu().numpy()
+
+
+def _still(loaded: LoadedModel) -> Callable[[Any], Any]:
+    length = loaded.input_size[1] if len(loaded.input_size) == 4 else 16
+    return lambda picture: loaded.preprocess([picture] * length)
+
+
+def _curve(found: list[Prediction]) -> tuple[Any, tuple[float, float]]:
+    if all(p.probability is not None for p in found):
+        return np.array([p.probability for p in found]), (0.0, 1.0)
+    values = np.array([p.value for p in found])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return values, (low, high if high > low else low + 1.0)
+
+
+def _name(found: list[Prediction], options: VideoOptions) -> str:
+    if found[0].probability is None:
+        return found[0].label
+    return f"probability of {found[0].label}" if options.target is not None else "probability of the shown class"

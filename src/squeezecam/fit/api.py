@@ -1,0 +1,286 @@
+"""``squeeze.fit``: from batches to fitted blocks and a report."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+from squeezecam.errors import FitError, InputError, SqueezeWarning
+from squeezecam.fit import faithful
+from squeezecam.fit import labels as on_labels
+from squeezecam.fit import report as reporting
+from squeezecam.fit.batches import Pick, guess_task
+from squeezecam.fit.cache import Cache, collect
+from squeezecam.fit.progress import Progress
+from squeezecam.fit.report import FitReport
+from squeezecam.tap import evaluating
+
+MINIMUM = 8
+"""Samples below which nothing can be held out."""
+
+Objective = Literal["faithful", "task"]
+Train = Literal["block", "head", "all"]
+
+
+def fit(
+    squeeze: Squeeze,
+    batches: Iterable[Any],
+    *,
+    objective: Objective = "faithful",
+    train: Train = "block",
+    inputs: Pick | None = None,
+    labels: Pick | None = None,
+    task: str | None = None,
+    output: str | None = None,
+    hidden: int | None = None,
+    agreement: float = 0.995,
+    hold_out: float = 0.2,
+    epochs: int = 40,
+    patience: int = 6,
+    lr: float = 1e-3,
+    windows: int = 3,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> FitReport:
+    """Fit the blocks in place and report what was measured on samples held out.
+
+    Args:
+        squeeze: from :func:`squeezecam.attach`.
+        batches: any iterable of batches; without labels it is gone through once.
+        objective: ``"faithful"`` (ours): no labels; the gates learn to rank the channels by their evidence for the
+            model's own prediction and stay so narrow that predictions hardly change. ``"task"`` (published): the block
+            is trained on labels, in the path.
+        train: with ``"task"``: the block alone, the block and the layers after it, or everything (slow: full passes).
+        inputs, labels: say what in a batch is input and what is label; the usual ``(x, y)`` is understood.
+        task: ``"classification"``, ``"multi-label"`` or ``"regression"``; None: guessed from outputs and labels, and
+        reported.
+        output: name of the output to fit for, where there are several.
+        hidden: hidden width of the block for the faithful objective; None: chosen from the classifier.
+        agreement: share of predictions that the faithful block has to leave unchanged.
+        hold_out: share of the samples that is kept for the report and decides nothing.
+        epochs, patience, lr: of the training; it stops when the held-out loss no longer falls.
+        windows: squeezed vectors per sample from random windows of the map, beside the whole one.
+        seed: of everything random.
+        progress: show a progress bar; None: where standard error is a terminal.
+
+    Raises:
+        FitError: no batches, nothing finite, no labels where they are needed, a head that cannot be run on its own.
+        InputError: an unknown name or a value out of range.
+
+    """
+    _check(squeeze, objective, train, task, agreement, hold_out)
+    output = squeeze.output_name(output)
+    device = next((p.device for p in squeeze.parameters()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    started = time.perf_counter()
+    with Progress(progress) as bar, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if train == "all":
+            return _fit_all(
+                squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
+            )
+        with bar.task("features", _length(batches)) as advance:
+            cache = collect(
+                squeeze,
+                batches,
+                output,
+                inputs=inputs,
+                labels=labels,
+                windows=windows if objective == "faithful" else 0,
+                generator=generator,
+                advance=advance,
+                device=device,
+            )
+        collected = time.perf_counter()
+        fitting, stopping, held = _split(len(cache), hold_out, generator)
+        task = task or guess_task(cache.values, cache.labels)
+        before = cache.values[held]
+        settings: dict[str, Any] = {}
+        history: list[float] = []
+        if objective == "faithful":
+            with bar.task("fit", None) as advance:
+                settings = faithful.fit_blocks(
+                    squeeze,
+                    cache,
+                    output,
+                    task,
+                    torch.cat([fitting, stopping]),
+                    hidden=hidden,
+                    agreement=agreement,
+                    advance=advance,
+                )
+            trained: list[str] = []
+        else:
+            if cache.labels is None:
+                raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
+            extra = on_labels.head_parameters(squeeze, cache, output) if train == "head" else {}
+            trained = list(extra)
+            settings = {"lr": lr, "epochs": epochs}
+            _leave_identity(squeeze)
+            with bar.task("fit", epochs) as advance:
+                history = on_labels.train_cached(
+                    squeeze, cache, output, task, fitting, stopping,
+                    extra=list(extra.values()), epochs=epochs, rate=lr, patience=patience,
+                    generator=generator, advance=advance,
+                )  # fmt: skip
+        fitted = time.perf_counter()
+        found = _report(squeeze, cache, output, task, held, before, generator)
+    result = FitReport(
+        objective=objective, train=train, task=task, output=output, mode=cache.mode,
+        samples=len(fitting) + len(stopping), held_out=len(held), seed=seed, settings=settings, history=history,
+        seconds={"features": round(collected - started, 2), "fit": round(fitted - collected, 2)},
+        notes=_notes(squeeze, cache, found), **found,
+    )  # fmt: skip
+    squeeze.fit_info = {
+        "objective": objective, "train": train, "task": task, "output": output,
+        "samples": result.samples, "seed": seed, "settings": settings, "trained": trained, "unchanged": result.unchanged,
+    }  # fmt: skip
+    return result
+
+
+def _check(squeeze: Squeeze, objective: str, train: str, task: str | None, agreement: float, hold_out: float) -> None:
+    if objective not in ("faithful", "task"):
+        raise InputError(f"unknown objective '{objective}'; expected 'faithful' (no labels) or 'task' (labels)")
+    if train not in ("block", "head", "all"):
+        raise InputError(f"unknown part to train '{train}'; expected 'block', 'head' or 'all'")
+    if objective == "faithful" and train != "block":
+        raise InputError(
+            f"the faithful objective leaves the model as it is: train='block', got train='{train}'; or objective='task'"
+        )
+    if train != "block" and squeeze.apply_mode == "observe":
+        raise InputError(
+            f"train='{train}' changes the model, which 'observe' promises not to do: attach(..., apply='gate')"
+        )
+    if task not in (None, "classification", "multi-label", "regression"):
+        raise InputError(f"unknown task '{task}'; expected classification, multi-label or regression")
+    if not 0 < hold_out < 1 or not 0 < agreement <= 1:
+        raise InputError(f"hold_out and agreement are shares: got hold_out={hold_out}, agreement={agreement}")
+
+
+def _split(count: int, hold_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices to fit on, to stop by, and to report on; the last ones decide nothing."""
+    if count < MINIMUM:
+        raise FitError(f"{count} samples are too few to fit on: give at least {MINIMUM}, a few hundred for a sound fit")
+    order = torch.randperm(count, generator=generator)
+    held = max(2, round(count * hold_out))
+    stopping = max(2, round((count - held) * 0.15))
+    return order[held + stopping :], order[held : held + stopping], order[:held]
+
+
+def _length(batches: Iterable[Any]) -> int | None:
+    data = getattr(batches, "dataset", None)
+    try:
+        return len(data) if data is not None else None
+    except TypeError:
+        return None
+
+
+def _leave_identity(squeeze: Squeeze) -> None:
+    """Fresh first layers where a label-free fit had made them: training on labels starts from the published form."""
+    for stream in squeeze.places:
+        block = squeeze.block(stream)
+        if not block.fitted:
+            torch.nn.init.kaiming_uniform_(block.reduce.weight, a=5**0.5)
+
+
+def _report(
+    squeeze: Squeeze, cache: Cache, output: str, task: str, held: Tensor, before: Tensor, generator: torch.Generator
+) -> dict[str, Any]:
+    with evaluating(squeeze):
+        after = reporting.gated_values(squeeze, cache, output, held)
+        same = float(reporting.same_prediction(before, after, task).float().mean())
+        found: dict[str, Any] = {"unchanged": same, "unchanged_interval": reporting.wilson(same, len(held))}
+        found |= reporting.gate_statistics(squeeze, cache, held, generator)
+        if cache.labels is not None:
+            found["accuracy_before"] = reporting.accuracy(before, cache.labels[held], task)
+            found["accuracy_after"] = reporting.accuracy(after, cache.labels[held], task)
+    return found
+
+
+def _notes(squeeze: Squeeze, cache: Cache, found: dict[str, Any]) -> list[str]:
+    notes = []
+    if cache.skipped:
+        notes.append(f"{cache.skipped} samples with NaN or infinity were left out")
+    if cache.left_out:
+        notes.append(f"{cache.left_out} samples were not cached: the maps would take too much memory")
+    if found["fallback"] > 0.05:
+        notes.append(
+            f"the published rule kept nothing in {found['fallback']:.0%} of the samples, where the top tenth was taken"
+        )
+    if found["gate_spread"] < 1e-6:
+        notes.append("the gates hardly differ: the fit found nothing to tell the channels apart by")
+        warnings.warn(notes[-1], SqueezeWarning, stacklevel=4)
+    return notes
+
+
+def _fit_all(
+    squeeze: Squeeze,
+    batches: Iterable[Any],
+    output: str,
+    task: str | None,
+    inputs: Pick | None,
+    labels: Pick | None,
+    epochs: int,
+    patience: int,
+    lr: float,
+    seed: int,
+    bar: Progress,
+    device: torch.device,
+    started: float,
+) -> FitReport:
+    """Everything is trained: the features move, so nothing can be cached; outputs are compared before and after."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def look() -> Cache:
+        with bar.task("features", _length(batches)) as advance:
+            return collect(
+                squeeze,
+                batches,
+                output,
+                inputs=inputs,
+                labels=labels,
+                windows=0,
+                generator=generator,
+                advance=advance,
+                device=device,
+            )
+
+    if iter(batches) is batches:
+        raise FitError("train='all' goes over the data several times: pass a list or a DataLoader, not an iterator")
+    first = look()
+    if first.labels is None:
+        raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
+    chosen = task or guess_task(first.values, first.labels)
+    with bar.task("fit", epochs) as advance:
+        history = on_labels.train_all(
+            squeeze, batches, output, chosen,
+            inputs=inputs, labels=labels, epochs=epochs, rate=lr, patience=patience, advance=advance, device=device,
+        )  # fmt: skip
+    fitted = time.perf_counter()
+    cache = look()
+    # Held out are whole batches, which a shuffling loader deals out anew: the report is on all samples, and says so.
+    index = torch.arange(len(cache))
+    same_order = first.labels is not None and cache.labels is not None and torch.equal(first.labels, cache.labels)
+    aligned = len(first) == len(cache) and same_order
+    found = _report(squeeze, cache, output, chosen, index, first.values if aligned else cache.values, generator)
+    notes = [*_notes(squeeze, cache, found), "accuracy and predictions are on all samples, those trained on included"]
+    if not aligned:
+        notes.append(
+            "the batches came in another order the second time: 'before' is the trained model without its block"
+        )
+    trained = [name for name, tensor in squeeze.model.state_dict().items() if tensor.is_floating_point()]
+    squeeze.fit_info = {
+        "objective": "task", "train": "all", "task": chosen, "output": output, "samples": len(cache), "seed": seed,
+        "settings": {"epochs": epochs, "lr": lr}, "trained": trained, "unchanged": found["unchanged"],
+    }  # fmt: skip
+    return FitReport(
+        objective="task", train="all", task=chosen, output=output, mode=cache.mode, samples=len(cache), held_out=0,
+        seed=seed, settings={"epochs": epochs, "lr": lr}, history=history, notes=notes,
+        seconds={"fit": round(fitted - started, 2)}, **found,
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""What in a batch is input and what is label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam import tree
+from squeezecam.errors import FitError, InputError
+
+Pick = Callable[[Any], Any]
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+def split(batch: Any, positional: int, inputs: Pick | None, labels: Pick | None) -> tuple[Any, Any]:
+    """``(inputs, labels or None)`` of a batch.
+
+    Understood without help: a tensor; ``(x,)``; ``(x, y)``; for models of several positional arguments a tuple of that
+    many, or with labels at the end; a dict with its labels under one of ``labels``, ``label``, ``targets``,
+    ``target``, ``y``.
+
+    Raises:
+        InputError: none of these, and no ``inputs`` function was given.
+
+    """
+    if inputs is not None:
+        return inputs(batch), labels(batch) if labels is not None else None
+    found: Any = None
+    if isinstance(batch, Tensor):
+        given: Any = batch
+    elif isinstance(batch, Mapping):
+        key = next((k for k in LABEL_KEYS if k in batch), None)
+        found = batch[key] if key else None
+        given = {k: v for k, v in batch.items() if k != key}
+    elif isinstance(batch, (tuple, list)) and len(batch) == positional:
+        given = batch[0] if positional == 1 else tuple(batch)
+    elif isinstance(batch, (tuple, list)) and len(batch) == positional + 1:
+        given, found = (batch[0] if positional == 1 else tuple(batch[:positional])), batch[positional]
+    else:
+        what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise InputError(
+            f"cannot tell inputs from labels in a batch of type {what} for a model that takes {positional} positional "
+            "argument(s): pass inputs=lambda batch: ... (and labels=...)"
+        )
+    return given, labels(batch) if labels is not None else found
+
+
+def label_tensor(labels: Any, output: str) -> Tensor:
+    """Labels of one output as a tensor; a dict of labels is looked up by the output's name."""
+    if isinstance(labels, Mapping):
+        if output not in labels:
+            raise FitError(f"labels are a dict without '{output}': it has {', '.join(map(str, labels))}")
+        labels = labels[output]
+    tensor = torch.as_tensor(labels)
+    if not tree.leaves(tensor):
+        raise FitError("labels could not be made a tensor")
+    return tensor
+
+
+def guess_task(values: Tensor, labels: Tensor | None) -> str:
+    """``classification``, ``multi-label`` or ``regression`` from what the output and the labels look like."""
+    if values.ndim == 1 or values.shape[-1] == 1:
+        binary = labels is not None and bool(((labels == 0) | (labels == 1)).all())
+        return "multi-label" if binary else "regression"
+    if labels is not None and labels.ndim == values.ndim:
+        return "multi-label" if bool(((labels >= 0) & (labels <= 1)).all()) else "regression"
+    return "classification"

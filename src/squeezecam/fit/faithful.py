@@ -1,0 +1,190 @@
+"""The label-free objective: gates that rank channels by their evidence for the model's own prediction.
+
+The published block, ``s = sigmoid(W2 relu(W1 z))``, can hold a copy of what the classifier knows: hidden unit k fires
+where the model votes for class k, and column k of ``W2`` lists the channels that speak for k. Both follow in closed
+form from the classification layer and a few hundred squeezed vectors, so the block also knows the classes that the fit
+never saw, and there is nothing to train. The logits of the
+gates are then shrunk until predictions stay what they were: the published rule uses only their order, which shrinking
+leaves alone. Ours; ``docs/fit.md`` says what else was tried, with figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+from squeezecam.block import SEBlock
+from squeezecam.fit.cache import Cache
+from squeezecam.fit.report import gated_values, gated_windows, same_prediction
+
+LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
+"""Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""
+SINGLE = ((0.7, 1.0),)
+"""The one unit per class where classes are many."""
+FEW_UNITS = 256
+POWER = 0.5
+"""Weight of a channel's usual strength: ``W2 = W * mean(z) ** POWER``."""
+RIDGE = 1.0
+"""Of the small least-squares problems, relative to the mean eigenvalue of ``E[z z^T]``."""
+WIDEST, STEPS = 0.02, 7
+"""Largest standard deviation of the gates' logits; steps of the bisection below it."""
+MARGIN = 0.25
+"""Share of the widest amplitude that is used: gates of classes that were not in the data spread 2 to 4 times wider."""
+TRIED = 1000
+"""Samples on which an amplitude is tried."""
+
+
+def fit_blocks(
+    squeeze: Squeeze,
+    cache: Cache,
+    output: str,
+    task: str,
+    fitting: Tensor,
+    *,
+    hidden: int | None,
+    agreement: float,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Replace every block by a fitted one and return the settings that were found.
+
+    Args:
+        squeeze, cache, output, task: what is fitted, on what, for which output.
+        fitting: indices of the samples to compute the block from and to try its amplitude on.
+        hidden: most hidden units; None: as many as the classes ask for.
+        agreement: share of predictions on these (whole maps and windows of them) that must stay.
+        advance: told of every step.
+
+    """
+    settings: dict[str, Any] = {"hidden": {}}
+    for stream, squeezed in cache.squeezed.items():
+        vectors = squeezed[fitting]
+        weight, bias = readout(squeeze, cache, stream, output, task, fitting)
+        if hidden is not None and hidden < len(weight):
+            weight, bias = merged(weight, bias, hidden)
+        first, second = detectors(weight, bias, vectors)
+        squeeze.blocks[stream] = _block(squeeze.block(stream), first, second, vectors)
+        settings["hidden"][stream] = len(first)
+        advance(1)
+    amplitude = MARGIN * _widest(squeeze, cache, output, task, fitting[:TRIED], agreement, advance)
+    for stream in cache.squeezed:
+        with torch.no_grad():
+            squeeze.block(stream).expand.weight.mul_(amplitude)
+    settings["amplitude"] = amplitude
+    return settings
+
+
+def readout(
+    squeeze: Squeeze, cache: Cache, stream: str, output: str, task: str, fitting: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows ``w_k (K, C)`` and offsets ``(K,)`` with ``logit_k ~ w_k z + b_k``: the classifier's own, or by ridge on
+    cached vectors.
+
+    For classification the mean over the classes is taken out, which a softmax does not see. A single output becomes a
+    pair, above and below its mean.
+    """
+    head = squeeze.heads.get(output)
+    vectors = cache.squeezed[stream][fitting].float()
+    if head is not None and head.pool == "mean" and head.kind in ("linear", "conv"):
+        weight = head.matrix(squeeze.model).detach().float()
+        bias = head.offsets(squeeze.model).detach().float()
+    else:
+        values = cache.values[fitting].reshape(len(fitting), -1).float()
+        middle, usual = vectors.mean(0), values.mean(0)
+        weight = _solve(vectors - middle, values - usual, 1e-2).T
+        bias = usual - weight @ middle
+    if len(weight) == 1:
+        offset = -(vectors @ weight[0]).mean()
+        return torch.cat([weight, -weight]), torch.stack([offset, -offset])
+    if task == "classification":
+        return weight - weight.mean(0), bias - bias.mean()
+    return weight, bias
+
+
+def detectors(weight: Tensor, bias: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """``W1 (H, C)`` and ``W2 (C, H)`` in closed form from a read-out ``(K, C)``, ``(K,)`` and squeezed vectors ``(M,
+    C)``.
+
+    The block has no biases, so offsets and thresholds ride on directions of ``z``: the offset on one that is nearly
+    constant, the threshold on a linear estimate of the winner's logit, so that it scales with the input.
+    """
+    vectors = vectors.float()
+    strength = vectors.abs().mean(0)
+    strength = strength.clamp_min(0.05 * strength.mean())
+    rows = weight + bias[:, None] * _solve(vectors, vectors.new_ones(len(vectors)))
+    winner = _solve(vectors, (vectors @ rows.T).amax(1))
+    columns = (weight * strength**POWER).T
+    columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
+    ladder = LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
+    first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])
+    return first, columns.repeat(1, len(ladder))
+
+
+def merged(weight: Tensor, bias: Tensor, count: int, rounds: int = 25) -> tuple[Tensor, Tensor]:
+    """Classes merged to ``count`` groups of alike rows (spherical k-means from evenly spaced rows): a smaller block."""
+    rows = torch.cat([weight, bias[:, None]], 1)
+    centres = rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).round().long()].clone()
+    directions = torch.nn.functional.normalize(rows, dim=1)
+    for _ in range(rounds):
+        nearest = (directions @ torch.nn.functional.normalize(centres, dim=1).T).argmax(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+        sizes = torch.bincount(nearest, minlength=count).to(rows)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+    return centres[:, :-1], centres[:, -1]
+
+
+def _block(old: SEBlock, first: Tensor, second: Tensor, vectors: Tensor) -> SEBlock:
+    """A block with these layers, whose logits have standard deviation 1 over the channels of a sample, on average."""
+    block = SEBlock(old.channels, hidden=len(first)).to(old.reduce.weight)
+    with torch.no_grad():
+        inside = torch.relu(vectors.float() @ first.T)
+        first = first / inside.square().sum(1).mean().sqrt().clamp_min(1e-12)
+        block.reduce.weight.copy_(first)
+        block.expand.weight.copy_(second)
+        spread = block.logits(vectors).std(1, correction=0).mean()
+        block.expand.weight.div_(spread.clamp_min(1e-12))
+    return block
+
+
+def _widest(
+    squeeze: Squeeze,
+    cache: Cache,
+    output: str,
+    task: str,
+    tried: Tensor,
+    agreement: float,
+    advance: Callable[[int], None],
+) -> float:
+    """The widest amplitude up to ``WIDEST`` that keeps ``agreement`` of the predictions, by logarithmic bisection."""
+    reference = [(gated_values, cache.values[tried])]
+    if cache.windows:
+        reference.append((gated_windows, gated_windows(squeeze, cache, output, tried, 0.0)))
+
+    def keeps(amplitude: float) -> bool:
+        advance(1)
+        same = [
+            same_prediction(before, run(squeeze, cache, output, tried, amplitude), task) for run, before in reference
+        ]
+        return float(torch.cat(same).float().mean()) >= agreement
+
+    if keeps(WIDEST):
+        return WIDEST
+    low, high = WIDEST / 1000, WIDEST
+    for _ in range(STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low
+
+
+def _solve(vectors: Tensor, target: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Ridge without intercept, ``vectors r ~ target``; ``ridge`` is relative to the mean eigenvalue."""
+    vectors, target = vectors.double(), target.double()
+    gram = vectors.T @ vectors / len(vectors)
+    level = gram.diagonal().mean().clamp_min(1e-12)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solved: Tensor = torch.linalg.solve(gram + ridge * level * identity, vectors.T @ target / len(vectors))
+    return solved.float()

@@ -1,0 +1,201 @@
+"""Training on labels, as published: the block, the block with the head, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from squeezecam import tree
+from squeezecam.attach import Squeeze
+from squeezecam.block import IDENTITY_GATE
+from squeezecam.errors import FitError
+from squeezecam.fit.batches import Pick, label_tensor, split
+from squeezecam.fit.cache import Cache
+from squeezecam.tap import evaluating
+
+BATCH = 64
+
+
+def task_loss(values: Tensor, labels: Tensor, task: str) -> Tensor:
+    """Cross-entropy, binary cross-entropy on logits, or mean squared error."""
+    if task == "classification":
+        if labels.is_floating_point() or (labels.numel() and (labels.min() < 0 or labels.max() >= values.shape[-1])):
+            raise FitError(
+                f"class labels must be integers in 0..{values.shape[-1] - 1}, got {labels.dtype}, {labels.max()}"
+            )
+        return F.cross_entropy(values.flatten(0, -2), labels.flatten())
+    labels = labels.to(values.dtype)
+    if labels.numel() != values.numel():
+        raise FitError(f"labels of shape {tuple(labels.shape)} do not fit an output of shape {tuple(values.shape)}")
+    labels = labels.reshape(values.shape)
+    return F.binary_cross_entropy_with_logits(values, labels) if task == "multi-label" else F.mse_loss(values, labels)
+
+
+def head_parameters(squeeze: Squeeze, cache: Cache, output: str) -> dict[str, nn.Parameter]:
+    """Parameters of the model that stand after the map: those that a gradient reaches when only the head runs."""
+    named = {name: p for name, p in squeeze.model.named_parameters() if p.is_floating_point()}
+    flags = {name: p.requires_grad for name, p in named.items()}
+    try:
+        for p in named.values():
+            p.requires_grad_(True)
+        with torch.enable_grad(), evaluating(squeeze):
+            values = cache.head(squeeze, output, torch.arange(min(2, len(cache))))
+            grads = torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
+    finally:
+        for name, p in named.items():
+            p.requires_grad_(flags[name])
+    return {name: named[name] for (name, grad) in zip(named, grads, strict=True) if grad is not None}
+
+
+def train_cached(
+    squeeze: Squeeze,
+    cache: Cache,
+    output: str,
+    task: str,
+    fitting: Tensor,
+    held: Tensor,
+    *,
+    extra: list[nn.Parameter],
+    epochs: int,
+    rate: float,
+    patience: int,
+    generator: torch.Generator,
+    advance: Callable[[int], None],
+) -> list[float]:
+    """Train block (and ``extra`` head parameters) on cached features, keep the best state; returns held-out losses."""
+    assert cache.labels is not None
+    labels = cache.labels
+    parameters = [*squeeze.blocks.parameters(), *extra]
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
+
+    def values(index: Tensor) -> Tensor:
+        factors = {s: squeeze.block(s).gates(z[index]) / IDENTITY_GATE for s, z in cache.squeezed.items()}
+        return cache.head(squeeze, output, index, factors)
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        losses = [float(task_loss(values(part), labels[part], task)) * len(part) for part in held.split(BATCH)]
+        return sum(losses) / max(1, len(held))
+
+    def step() -> None:
+        order = fitting[torch.randperm(len(fitting), generator=generator)]
+        for part in order.split(BATCH):
+            loss = task_loss(values(part), labels[part], task)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    with torch.enable_grad(), evaluating(squeeze), _trainable(parameters):
+        return _best(parameters, step, held_out_loss, epochs, patience, advance)
+
+
+def train_all(
+    squeeze: Squeeze,
+    batches: Iterable[Any],
+    output: str,
+    task: str,
+    *,
+    inputs: Pick | None,
+    labels: Pick | None,
+    epochs: int,
+    rate: float,
+    patience: int,
+    advance: Callable[[int], None],
+    device: torch.device,
+) -> list[float]:
+    """Train model and block together over ``batches``, every fifth batch held out; the best state is kept."""
+    parameters = list(squeeze.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
+    if iter(batches) is batches:
+        raise FitError("train='all' goes over the data several times: pass a list or a DataLoader, not an iterator")
+
+    def losses(train: bool) -> Iterable[Tensor]:
+        for number, batch in enumerate(batches):
+            if (number % 5 == 4) == train:
+                continue
+            given, found = split(batch, squeeze.positional, inputs, labels)
+            if found is None:
+                raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
+            args, kwargs = tree.as_call(tree.to_device(given, device))
+            values = squeeze.select(squeeze(*args, **kwargs), output)
+            yield task_loss(values, label_tensor(found, output).to(device), task)
+
+    def step() -> None:
+        squeeze.train()
+        for loss in losses(train=True):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        squeeze.eval()
+        found = [float(loss) for loss in losses(train=False)]
+        return sum(found) / len(found) if found else 0.0
+
+    with torch.enable_grad(), _trainable(parameters), _modes_kept(squeeze):
+        buffers = [b for b in squeeze.buffers() if b.is_floating_point()]
+        return _best([*parameters, *buffers], step, held_out_loss, epochs, patience, advance)
+
+
+def _best(
+    state: list[Any],
+    step: Callable[[], None],
+    held_out_loss: Callable[[], float],
+    epochs: int,
+    patience: int,
+    advance: Callable[[int], None],
+) -> list[float]:
+    history: list[float] = []
+    best, since = float("inf"), 0
+    kept = [t.detach().clone() for t in state]
+    for _ in range(epochs):
+        step()
+        loss = held_out_loss()
+        advance(1)
+        history.append(loss)
+        if not loss == loss:
+            raise FitError("the loss became NaN: lower the learning rate (lr=...), and check the labels for NaN")
+        if loss < best - 1e-6:
+            best, since = loss, 0
+            kept = [t.detach().clone() for t in state]
+        else:
+            since += 1
+            if since >= patience:
+                break
+    with torch.no_grad():
+        for tensor, value in zip(state, kept, strict=True):
+            tensor.copy_(value)
+    return history
+
+
+class _trainable:  # noqa: N801 - a context manager
+    """Gradients for these parameters, and each one's own flag put back."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.flags = [(p, p.requires_grad) for p in parameters]
+
+    def __enter__(self) -> None:
+        for p, _ in self.flags:
+            p.requires_grad_(True)
+
+    def __exit__(self, *error: object) -> None:
+        for p, flag in self.flags:
+            p.requires_grad_(flag)
+            p.grad = None
+
+
+class _modes_kept:  # noqa: N801 - a context manager
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = [(m, m.training) for m in module.modules()]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        for m, training in self.modes:
+            m.training = training

@@ -1,0 +1,106 @@
+"""Running only what comes after the map: from given features to the model's output."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam import tree
+from squeezecam.attach import Squeeze
+from squeezecam.tap import Handler, tapped
+
+
+class HeadRunner:
+    """The part of a model after its places, run on features that are handed in.
+
+    The model itself is called, so any head works: module calls that end before the map is there return placeholders,
+    the tensors at the places are replaced by the given ones, and what follows is the model's own code, with gradients
+    where they are wanted. Whether this gives the model's output is a matter of trying: see :meth:`reproduces`.
+
+    Args:
+        squeeze: the attached model.
+        inputs: one real batch, for the structure and the shapes of what the model takes.
+        skip: leave out the module calls before the map. Without, the whole model runs on placeholders, slower and more
+            surely.
+
+    """
+
+    def __init__(self, squeeze: Squeeze, inputs: Any, *, skip: bool = True) -> None:
+        self.squeeze = squeeze
+        self.args, self.kwargs = tree.as_call(inputs)
+        self.batch = tree.batch_size(self.args, self.kwargs)
+        self.skip = skip and bool(squeeze.upstream)
+
+    def run(self, raws: dict[str, Tensor], batch: int) -> Any:
+        """The model's output for tensors at the places, in the layout of the place and with ``batch`` samples."""
+        args, kwargs = self._placeholders(batch)
+        handlers: dict[str, Handler] = {stream: (lambda _, raw=raw: raw) for stream, raw in raws.items()}  # type: ignore[misc]
+        with self._skipping(batch), tapped(self.squeeze.model, self.squeeze.places, handlers):
+            return self.squeeze.model(*args, **kwargs)
+
+    def reproduces(self, raws: dict[str, Tensor], expected: Tensor, output: str, *, tolerance: float = 1e-4) -> bool:
+        """Whether the head alone gives ``expected`` (the values of one output) on these features."""
+        try:
+            with torch.no_grad():
+                got = self.squeeze.select(self.run(raws, len(expected)), output)
+        except Exception:  # whatever a foreign model raises on placeholders, the answer is no
+            return False
+        if got.shape != expected.shape or not expected.isfinite().all():
+            return False
+        scale = expected.abs().amax().clamp_min(1e-6)
+        return bool((got - expected).abs().amax() <= tolerance * scale)
+
+    def _placeholders(self, batch: int) -> tuple[Any, Any]:
+        call = (self.args, self.kwargs)
+        for path, tensor in tree.leaves(call):
+            shape = list(tensor.shape)
+            if shape and shape[0] == self.batch:
+                shape[0] = batch
+            call = tree.replace(call, path, torch.zeros(shape, dtype=tensor.dtype, device=tensor.device))
+        return call
+
+    @contextlib.contextmanager
+    def _skipping(self, batch: int) -> Iterator[None]:
+        if not self.skip:
+            yield
+            return
+        skipped: dict[str, dict[int, tuple[int, ...]]] = {}
+        for name, call, shape in self.squeeze.upstream:
+            skipped.setdefault(name, {})[call] = shape
+        reference = next(iter(tree.leaves((self.args, self.kwargs))))[1]
+        with contextlib.ExitStack() as stack:
+            for name, shapes in skipped.items():
+                module = self.squeeze.model.get_submodule(name)
+                stack.enter_context(_stubbed(module, shapes, self.squeeze.example_batch, batch, reference.device))
+            yield
+
+
+@contextlib.contextmanager
+def _stubbed(
+    module: nn.Module, shapes: dict[int, tuple[int, ...]], example_batch: int, batch: int, device: torch.device
+) -> Iterator[None]:
+    """``module`` returns placeholders in the calls named in ``shapes`` and works as ever in the others."""
+    original = module.forward
+    had_own = "forward" in module.__dict__
+    count = 0
+
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        shape = shapes.get(count - 1)
+        if shape is None:
+            return original(*args, **kwargs)
+        return torch.zeros((), device=device).expand(shape[0] // example_batch * batch, *shape[1:])
+
+    module.__dict__["forward"] = stub
+    try:
+        yield
+    finally:
+        if had_own:
+            module.__dict__["forward"] = original
+        else:
+            del module.__dict__["forward"]

@@ -1,0 +1,111 @@
+"""A plain function of the inputs, for compilers and exporters: ``(output, heatmap, gates)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam import heatmap, tree, vector
+from squeezecam.attach import Squeeze, shared_copy
+from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
+from squeezecam.errors import InputError
+from squeezecam.explanation import METHODS, default_method, input_size
+
+
+class Plain(nn.Module):
+    """``inputs -> (output, heatmap, gates)`` with permanent hooks on a copy of the model that shares its parameters.
+
+    For ``torch.compile``, ``torch.export`` and ONNX: no decisions on values, no bookkeeping. One stream, its default
+    output. The map is that of :meth:`Squeeze.explain`; there is no status.
+
+    Args:
+        squeeze: from :func:`squeezecam.attach`.
+        method: as in ``explain``; None is the same default.
+        target: the class to explain; None is the predicted one.
+
+    Raises:
+        InputError: several streams, an unknown method, a class that the head does not have, or a site that runs more
+            than once in a pass.
+
+    """
+
+    def __init__(self, squeeze: Squeeze, method: str | None = None, target: int | None = None) -> None:
+        super().__init__()
+        if len(squeeze.places) != 1:
+            raise InputError(
+                f"as_module serves one stream, this model has {len(squeeze.places)}: {', '.join(squeeze.places)}"
+            )
+        self.stream, self.place = next(iter(squeeze.places.items()))
+        self.method = method or default_method(squeeze, target=target)
+        if self.method not in METHODS:
+            raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+        self.head = squeeze.head()
+        if self.method == "class" and self.head is None:
+            raise InputError("the class map needs a classification layer of a known form; use method='published'")
+        if target is not None and self.head is not None:
+            classes = len(self.head.matrix(squeeze.model))
+            if not 0 <= target < classes:
+                raise InputError(f"the target must lie in 0..{classes - 1}, got {target}")
+        if self.place.call or not self.place.last:
+            raise InputError(
+                f"'{self.place.module}' runs more than once in a pass, which as_module does not serve: "
+                "name another site"
+            )
+        self.target = target
+        self.path = squeeze.outputs[squeeze.default_output]
+        self.input_path = squeeze.input_paths[self.stream]
+        self.gating = squeeze.apply_mode == "gate"
+        self.signed = squeeze.signed[self.stream]
+        self.model = shared_copy(squeeze.model)
+        self.block = squeeze.block(self.stream)
+        self._box: list[tuple[Tensor, Tensor]] = []
+        self._batch = [1]
+        # Methods, not closures: a copy of this module then hooks itself, and pickles.
+        module = self.model.get_submodule(self.place.module)
+        if self.place.when == "input":
+            module.register_forward_pre_hook(self._before)
+        else:
+            module.register_forward_hook(self._after)
+
+    def _before(self, module: nn.Module, args: Any) -> Any:
+        return self._serve(args)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self._serve(output)
+
+    def _serve(self, value: Any) -> Any:
+        tensor = tree.get(value, self.place.item)
+        features = self.place.layout.unpack(tensor, self._batch[0], self.place.grid)
+        gates = self.block.gates(squeeze_positions(features))
+        self._box.append((features.clone(memory_format=torch.contiguous_format), gates))
+        if not self.gating:
+            return None
+        return tree.replace(value, self.place.item, self.place.layout.scale(tensor, gates / IDENTITY_GATE))
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
+        """The model's output, the heatmap at the input's size, and the SE vectors ``(N, C)``."""
+        self._box.clear()
+        self._batch[0] = tree.batch_size(args, kwargs)
+        output = self.model(*args, **kwargs)
+        features, gates = self._box.pop()
+        size = input_size(self.place, self.input_path, (args, kwargs))
+        with full_precision(gates.device):
+            raw = self._map(features, gates, tree.get(output, self.path))
+        return output, heatmap.upsample(raw, size).clamp_min(0), gates
+
+    def _map(self, features: Tensor, gates: Tensor, values: Tensor) -> Tensor:
+        if self.method == "class":
+            assert self.head is not None
+            goal = values.argmax(1) if values.ndim == 2 else torch.zeros_like(values, dtype=torch.long)
+            if self.target is not None:
+                goal = torch.full_like(goal, self.target)
+            in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
+            scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
+            return self.head.class_map(self.model, scaled, goal)
+        score = gates
+        if self.method == "contribution":
+            score = gates * (self.head.squeeze(features) if self.head is not None else squeeze_positions(features))
+        kept = vector.keep_rule(METHODS[self.method].keep)(score).mask
+        return heatmap.aggregate(features, gates, kept, "positive" if self.signed else "mean")
