@@ -277,11 +277,11 @@ class TestBatchesAndErrors:
         x, y, _ = pictures(20)
         squeeze = attached()
         for bad, message in (
-            (dict(objective="magic"), "unknown objective"),
-            (dict(train="head"), "faithful objective leaves the model"),
-            (dict(objective="task", train="head"), "apply='gate'"),
-            (dict(output="nothing"), "no output 'nothing'"),
-            (dict(hold_out=0.0), "hold_out"),
+            ({"objective": "magic"}, "unknown objective"),
+            ({"train": "head"}, "faithful objective leaves the model"),
+            ({"objective": "task", "train": "head"}, "apply='gate'"),
+            ({"output": "nothing"}, "no output 'nothing'"),
+            ({"hold_out": 0.0}, "hold_out"),
         ):
             with pytest.raises(InputError, match=message):
                 squeeze.fit([x], **bad)

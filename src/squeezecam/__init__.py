@@ -1,8 +1,8 @@
 """squeezecam: heatmaps that the model computes itself.
 
-One squeeze-and-excitation block before the classifier, fitted in seconds, and every forward pass carries its own explanation: no
-gradients, no change to the model. Method: Roxo, Costa, Inácio, Proença, *How to Squeeze An Explanation Out of Your Model*,
-arXiv 2412.05134.
+One squeeze-and-excitation block before the classifier, fitted in seconds, and every forward pass carries its own
+explanation: no gradients, no change to the model. Method: Roxo, Costa, Inácio, Proença, *How to Squeeze An Explanation
+Out of Your Model*, arXiv 2412.05134.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from squeezecam.errors import (
 
 if TYPE_CHECKING:
     from squeezecam.adapter import load
+    from squeezecam.evaluation import compare, evaluate
     from squeezecam.explanation import Explanation
     from squeezecam.inspection import inspect
 
@@ -34,6 +35,8 @@ _LAZY = {
     "load": "squeezecam.adapter",
     "Explanation": "squeezecam.explanation",
     "inspect": "squeezecam.inspection",
+    "compare": "squeezecam.evaluation",
+    "evaluate": "squeezecam.evaluation",
     "vector": "squeezecam.vector",
     "heatmap": "squeezecam.heatmap",
 }
@@ -51,6 +54,8 @@ __all__ = [
     "SqueezeError",
     "SqueezeWarning",
     "attach",
+    "compare",
+    "evaluate",
     "get",
     "inspect",
     "load",

@@ -267,6 +267,158 @@ def video(
 
 
 @app.command()
+def compare(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="files, folders, patterns, or an .npz with 'images'")
+    ],
+    model: Model = "demo",
+    out: Annotated[Path, typer.Option("--out", help="folder for comparison.png and comparison.json")] = Path(
+        "compare-out"
+    ),
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            help="names with commas (published, grad-cam, layercam, ...), or own, peers, controls, slow",
+        ),
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
+    ] = None,
+    apply: Annotated[
+        str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says, else observe")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")] = False,
+    output: Output = None,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    labels: Labels = None,
+    device: Device = "cpu",
+    max_pixels: MaxPixels = 100_000_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Methods side by side on the same pictures, with the time of each: ours, the Grad-CAM family, a control."""
+    from squeezecam.commands.compare import compare_pictures
+    from squeezecam.data.images import find_images
+    from squeezecam.peers import choose
+    from squeezecam.render.table import text_table
+
+    chosen = choose(methods) if methods is not None else None
+    sources = find_images(images, max_pixels=max_pixels)
+    loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, adapter, apply, strict)
+    about = {
+        "command": _command(),
+        "model": loaded.name,
+        "source": loaded.source,
+        "adapter": str(adapter) if adapter else None,
+        "seed": seed,
+    }
+    failures = _failures()
+    with _bar("comparing", len(sources)) as done:
+        found = compare_pictures(
+            loaded, squeeze, sources, out, chosen, target=target, output=output, seed=seed, about=about, failures=failures, done=done,
+        )  # fmt: skip
+    if found.times and as_json:
+        print((found.folder / "comparison.json").read_text())
+    elif found.times:
+        rows = [
+            {"method": r["label"], "ms per image": r["seconds"] * 1e3, "forwards": r["forwards"]} for r in found.times
+        ]
+        print(text_table(rows, formats={"ms per image": ".1f", "forwards": ".2f"}))
+        print(f"a plain forward pass takes {found.forward * 1e3:.1f} ms, one picture at a time")
+        _wrote(found.written)
+    _leave(failures)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[list[str], typer.Option("--data", help="files, folders, patterns, or an .npz; may be given again")],
+    model: Model = "demo",
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for the tables; an interrupted run goes on from it")
+    ] = Path("evaluation"),
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")] = None,
+    boxes: Annotated[
+        Path | None, typer.Option("--boxes", help="CSV: file,x0,y0,x1,y1 in pixels of the image file")
+    ] = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option("--subset", help="column of the boxes file: a table of its own; may be given again"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="names with commas, or own, peers, controls, slow; controls are always added"),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", help="names with commas; default: the quick ones; road, sensitivity_max and more by name"
+        ),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="only so many pictures, drawn with --seed")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="of the insertion and deletion curves")] = 8,
+    target: Annotated[
+        int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
+    ] = None,
+    apply: Annotated[
+        str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says, else observe")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")] = False,
+    output: Output = None,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    max_pixels: MaxPixels = 100_000_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The table of metrics with controls: text, CSV and JSON, with intervals and paired differences to the best peer."""
+    from squeezecam.commands.evaluate import Files, evaluate_pictures
+    from squeezecam.data.images import find_images
+    from squeezecam.evaluation.columns import choose_columns
+    from squeezecam.evaluation.truth import read_boxes
+    from squeezecam.peers import choose
+
+    found_boxes = read_boxes(boxes) if boxes is not None else None
+    chosen = choose(methods) if methods is not None else None
+    choose_columns(metrics, truth=boxes is not None)
+    sources = find_images(data, max_pixels=max_pixels)
+    loaded, squeeze = _squeeze(model, weights, random, None, device, seed, at, adapter, apply, strict)
+    about = {
+        "command": _command(),
+        "model": f"{loaded.name}: {loaded.source}",
+        "adapter": str(adapter) if adapter else "none: the block is not fitted",
+    }
+    failures = _failures()
+
+    def say(line: str) -> None:
+        print(f"squeezecam: {line}", file=sys.stderr, flush=True)
+
+    files = Files(loaded, sources, found_boxes, subset or [], target, say)
+    try:
+        evaluation = evaluate_pictures(
+            loaded, squeeze, files, chosen, metrics, output=output, failures=failures, steps=steps, batch_size=batch_size,
+            sample=sample, seed=seed, out=out, about=about, say=say,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"interrupted: finished batches are kept in {out}, the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print((out / "evaluation.json").read_text())
+    else:
+        print(evaluation)
+        _wrote(evaluation.written)
+    _leave(failures)
+
+
+@app.command()
 def inspect(
     model: Model = "demo",
     at: At = None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +11,32 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree, vector
-from squeezecam.block import IDENTITY_GATE
+from squeezecam.block import IDENTITY_GATE, full_precision
 from squeezecam.errors import InputError
+from squeezecam.frames import fold_time, time_axis, unfold_time, valid_frames
 from squeezecam.head import Head
+from squeezecam.status import statuses
 from squeezecam.tap import evaluating
+from squeezecam.targets import Target, class_targets
 
 if TYPE_CHECKING:
+    from squeezecam.anatomy import Place
     from squeezecam.attach import Capture, Squeeze
-
-Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Callable[[Any], Tensor] | None
 
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe for one map: channel score, keep rule, aggregation."""
+    """A recipe for one map: channel score, keep rule, aggregation (None: by the signs of the features)."""
 
     name: str
     score: str
-    keep: str
+    keep: str | vector.KeepRule
     aggregate: str | None
+
+    @property
+    def of_class(self) -> bool:
+        """Whether the map depends on a class."""
+        return "class" in (self.score, self.aggregate)
 
 
 METHODS = {
@@ -39,16 +46,17 @@ METHODS = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Explanation:
     """Heatmaps of a batch, with everything they were made of.
 
     Attributes:
-        heatmap: ``(N, H, W)`` at the input's height and width, at least 0, not normalised (other ranks: ``(N, L)``, ``(N, T, H, W)``;
-            several targets per sample: ``(N, K, H, W)``); ``{stream: tensor}`` where there are several streams.
+        heatmap: ``(N, H, W)`` at the input's height and width, at least 0, not normalised (other ranks: ``(N, L)``,
+            ``(N, T, H, W)``; several targets per sample: ``(N, K, H, W)``); ``{stream: tensor}`` where there are
+            several streams.
         raw: the same on the native grid, signed for class maps.
         gates: SE vectors ``(N, C)``.
-        kept: ``(N, C)`` bool, the channels that the map is made of.
+        kept: ``(N, C)`` bool, the channels that the map (of the first target) is made of.
         output: what the model returned.
         method: name of the method, with what was changed in it.
         status: per sample ``"ok"``, or what is doubtful and why.
@@ -71,20 +79,23 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.status)
 
-    def __getitem__(self, index: int) -> Explanation:
-        """The explanation of one sample; the batch axis stays, with length 1."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        i, n = index % len(self), len(self)
+    def __getitem__(self, index: int | slice) -> Explanation:
+        """The explanation of one sample, or of a slice of them; the batch axis stays."""
+        n = len(self)
+        if not isinstance(index, slice):
+            if not -n <= index < n:
+                raise IndexError(f"sample {index} of {n}")
+            index = slice(index % n, index % n + 1)
 
         def part(value: Any) -> Any:
             for path, tensor in tree.leaves(value):
                 if tensor.ndim and tensor.shape[0] == n:
-                    value = tree.replace(value, path, tensor[i : i + 1])
+                    value = tree.replace(value, path, tensor[index])
             return value
 
-        parts = {name: part(getattr(self, name)) for name in ("heatmap", "raw", "gates", "kept", "output", "target", "scores", "pictures")}
-        return Explanation(method=self.method, status=[self.status[i]], **parts)
+        names = ("heatmap", "raw", "gates", "kept", "output", "target", "scores", "pictures")
+        parts = {name: part(getattr(self, name)) for name in names}
+        return Explanation(method=self.method, status=self.status[index], **parts)
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
@@ -123,127 +134,179 @@ def explain(
     keep: str | vector.KeepRule | None = None,
     aggregate: str | None = None,
     upsample: str = "bicubic",
-    size: tuple[int, ...] | None = None,
+    size: int | tuple[int, ...] | None = None,
+    lengths: Any = None,
 ) -> Explanation:
     """Explain a batch in one forward pass, without gradients, in evaluation mode.
 
     Args:
         squeeze: from :func:`squeezecam.attach`.
         inputs: what the model takes: a tensor, a tuple or a dict.
-        method: ``"published"`` (SE vector, z-score rule, mean of the kept channels of the scaled map; arXiv 2412.05134),
-            ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the target). None: the class map
-            where the classification layer is known exactly, else the published map.
-        target: class to explain, for maps that depend on one: int, one per sample, a list of several per sample (one map each), or a
-            function of the model's output that returns class indices. None: the predicted class.
+        method: ``"published"`` (SE vector, z-score rule, mean of the kept channels of the scaled map; arXiv
+            2412.05134), ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the
+            target).
+            None: the published map once the block is fitted; before, and where a target is given, the class map if the
+            classification layer is known exactly. Where features can be negative, the mean of the kept channels is that
+            of their positive parts, and the result says so.
+        target: class to explain, for maps that depend on one: int, one per sample, a list of several per sample (one
+            map each), or a function of the model's output that returns class indices. None: the predicted class.
         output: name of the output that scores and targets refer to, where there are several.
         score: channel score in place of the method's: ``"gate"``, ``"contribution"``, ``"class"``.
         keep: keep rule in place of the method's, see :func:`squeezecam.vector.keep_rule`.
         aggregate: ``"mean"``, ``"positive"``, ``"energy"`` or ``"class"`` in place of the method's.
         upsample: ``"bicubic"``, ``"linear"`` or ``"nearest"``.
-        size: size of the heatmap; None: that of the input.
+        size: size of the heatmap, an int for all axes alike; None: that of the input.
+        lengths: for padded clips, how many frames of each (in frames of the map) are no padding: the rest does not
+            enter the squeeze, and its map is 0.
 
     Raises:
         InputError: an unknown name, a target out of range, a batch of the wrong form.
 
     """
-    if method is not None and method not in METHODS:
-        raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+    name = squeeze.output_name(output)
+    chosen = _recipe(squeeze, name, method or default_method(squeeze, name, target), score, keep, aggregate)
     with torch.no_grad(), evaluating(squeeze):
-        result, captures = squeeze.capture(inputs)
-        name = squeeze.output_name(output)
+        result, captures = squeeze.capture(inputs, lengths)
         values = squeeze.select(result, name)
-        chosen = METHODS[method or default_method(squeeze, name)]
-        targets, several = _targets(target, result, values)
-        made = {
-            stream: _maps(squeeze, stream, seen, name, chosen, targets, score, keep, aggregate) for stream, seen in captures.items()
-        }
-        heatmaps, raws = {}, {}
-        for stream, (raw, _) in made.items():
-            sizes = size or _input_size(squeeze, stream, inputs)
-            heatmaps[stream] = _finish(raw, sizes, upsample, several)
-            raws[stream] = raw if several else raw[:, 0]
-        changed = [f"{key}={value}" for key, value in (("score", score), ("keep", keep), ("aggregate", aggregate)) if value is not None]
-        status = _status(squeeze, captures, made, chosen, targets is not None, values)
-    single = next(iter(made)) if len(made) == 1 else None
+        targets, several = class_targets(target, result, values)
+        heatmaps, raws, kept = {}, {}, {}
+        with full_precision(values.device):
+            for stream, seen in captures.items():
+                maps = _frame_maps if squeeze.per_frame else _maps
+                raw, kept[stream] = maps(squeeze, stream, seen, name, chosen, targets)
+                raw = raw if lengths is None else _without_padding(raw, squeeze.places[stream], lengths)
+                sizes = _size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
+                heatmaps[stream] = _finish(raw, sizes, upsample)
+                raws[stream] = raw
+        status = _status(squeeze, raws, kept, values, targets, chosen, ignored=target is not None and method is None)
 
-    def out(value: dict[str, Any]) -> Any:
-        return value[single] if single is not None else value
+    def out(value: dict[str, Any], maps: bool = False) -> Any:
+        value = {stream: tensor[:, 0] for stream, tensor in value.items()} if maps and not several else value
+        return value if len(squeeze.places) > 1 else next(iter(value.values()))
 
     return Explanation(
-        heatmap=out(heatmaps),
-        raw=out(raws),
-        gates=out({s: c.gates for s, c in captures.items()}),
-        kept=out({s: kept.mask for s, (_, kept) in made.items()}),
+        heatmap=out(heatmaps, maps=True),
+        raw=out(raws, maps=True),
+        gates=out({stream: seen.gates for stream, seen in captures.items()}),
+        kept=out({stream: which.mask for stream, which in kept.items()}),
         output=result,
-        method=", ".join([chosen.name, *changed]),
+        method=chosen.name,
         status=status,
-        target=None if targets is None else (targets if several else targets[:, 0]),
+        target=targets if targets is None or several else targets[:, 0],
         scores=values,
-        pictures=_pictures(squeeze, inputs),
+        pictures=_pictures(inputs),
     )
 
 
-def default_method(squeeze: Squeeze, output: str | None = None) -> str:
-    """The method that ``None`` stands for: the class map where the head is known, else the published one."""
-    return "class" if squeeze.head(output) is not None else "published"
+def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None) -> str:
+    """What ``None`` stands for: the published map of a fitted block, the class map where the head is known otherwise.
+
+    The class map needs no fit, and it is the one that a target changes.
+    """
+    if squeeze.head(output) is None:
+        return "published"
+    return "published" if target is None and squeeze.fitted else "class"
 
 
-def _maps(
+def _recipe(
     squeeze: Squeeze,
-    stream: str,
-    seen: Capture,
     output: str,
-    chosen: Method,
-    targets: Tensor | None,
+    method: str,
     score: str | None,
     keep: str | vector.KeepRule | None,
     aggregate: str | None,
+) -> Method:
+    """The method with what is put in its place, checked, and a name that says so."""
+    if method not in METHODS:
+        raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    if aggregate is None and chosen.aggregate is None and squeeze.aggregate != "mean":
+        aggregate = squeeze.aggregate  # a plain mean of features that can be negative cancels
+    given = {"score": score, "keep": keep, "aggregate": aggregate}
+    changed = {key: value for key, value in given.items() if value is not None}
+    said = [f"{key}={getattr(value, '__name__', value)}" for key, value in changed.items()]
+    recipe = replace(chosen, **changed, name=", ".join([chosen.name, *said]))  # type: ignore[arg-type]
+    for kind, value, known in (
+        ("score", recipe.score, vector.SCORES),
+        ("aggregation", recipe.aggregate or "mean", (*heatmap.AGGREGATES, "class")),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {kind} '{value}'; expected one of {', '.join(known)}")
+    vector.keep_rule(recipe.keep)
+    if recipe.of_class and squeeze.head(output) is None:
+        raise InputError(
+            f"class evidence needs a classification layer of a known form after the map; that of output '{output}' is "
+            "not: use method='published' or 'contribution'"
+        )
+    return recipe
+
+
+def _maps(
+    squeeze: Squeeze, stream: str, seen: Capture, output: str, chosen: Method, targets: Tensor | None
 ) -> tuple[Tensor, vector.Kept]:
-    """Native maps ``(N, K, *S)`` for K targets (1 where the map does not depend on one) and the kept channels of the first."""
-    score, aggregate = score or chosen.score, aggregate or chosen.aggregate
-    if score not in vector.SCORES:
-        raise InputError(f"unknown score '{score}'; expected one of {', '.join(vector.SCORES)}")
-    rule = vector.keep_rule(keep if keep is not None else chosen.keep)
-    if aggregate is None:  # a plain mean of features that can be negative cancels
-        aggregate = "positive" if squeeze.signed.get(stream) else "mean"
-    head = squeeze.head(output)
-    if "class" in (score, aggregate):
-        if head is None:
-            raise InputError(
-                f"the class score needs a classification layer of a known form after the map; that of output '{output}' is not: "
-                "use method='published' or 'contribution'"
-            )
-        if targets is None:
-            raise InputError(f"the class score needs an output with classes; '{output}' has none")
+    """Native maps ``(N, K, *S)`` for K targets, and the kept channels of the first."""
+    if chosen.of_class and targets is None:
+        raise InputError(f"class evidence needs an output with classes; '{output}' has none")
+    rule, head = vector.keep_rule(chosen.keep), squeeze.head(output)
     gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
     in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
-    maps, first = [], None
-    for column in range(targets.shape[1] if targets is not None and "class" in (score, aggregate) else 1):
-        goal = None if targets is None else targets[:, column]
-        kept = rule(_score(squeeze, head, score, seen.features, gates, in_path, goal))
-        first = first or kept
-        if aggregate == "class":
-            assert head is not None and goal is not None
-            maps.append(_class_map(squeeze, head, seen.features, in_path, kept, goal))
+    maps, kept = [], []
+    goals = [None] if targets is None else list(targets.unbind(1))
+    for goal in goals if chosen.of_class else goals[:1]:
+        kept.append(rule(_score(squeeze, head, chosen.score, seen, gates, in_path, goal)))
+        if chosen.aggregate == "class":
+            assert head is not None
+            assert goal is not None
+            maps.append(_class_map(squeeze, head, seen.features, in_path, kept[-1], goal))
         else:
-            maps.append(heatmap.aggregate(seen.features, gates, kept.mask, aggregate))
-    assert first is not None
-    return torch.stack(maps, 1), first
+            maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
+    stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them
+    return stacked.expand(-1, len(goals), *stacked.shape[2:]), kept[0]
+
+
+def _frame_maps(
+    squeeze: Squeeze, stream: str, seen: Capture, output: str, chosen: Method, targets: Tensor | None
+) -> tuple[Tensor, vector.Kept]:
+    """The same where every frame has its own SE vector: each frame is a sample, and is put back into its clip."""
+    layout = squeeze.places[stream].layout
+    n, frames = seen.gates.shape[:2]
+    one = replace(
+        seen,
+        features=fold_time(seen.features, layout),
+        squeezed=seen.squeezed.flatten(0, 1),
+        gates=seen.gates.flatten(0, 1),
+    )
+    again = targets.repeat_interleave(frames, 0) if targets is not None else None
+    raw, kept = _maps(squeeze, stream, one, output, chosen, again)
+    clips = torch.stack([unfold_time(of_one, layout, n) for of_one in raw.unbind(1)], 1)
+    fallback, tied = (flags.unflatten(0, (n, frames)) for flags in (kept.fallback, kept.tied))
+    return clips, vector.Kept(kept.mask.unflatten(0, (n, frames)), fallback.any(1), tied.all(1))
+
+
+def _without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
+    axis = time_axis(place.layout)
+    assert axis is not None
+    inside = valid_frames(lengths, len(raw), raw.shape[axis], raw.device)
+    shape = [len(raw), *[1] * (raw.ndim - 1)]
+    shape[axis] = raw.shape[axis]
+    return torch.where(inside.reshape(shape), raw, 0.0)
 
 
 def _score(
-    squeeze: Squeeze, head: Head | None, score: str, features: Tensor, gates: Tensor, in_path: Tensor, goal: Tensor | None
+    squeeze: Squeeze, head: Head | None, score: str, seen: Capture, gates: Tensor, in_path: Tensor, goal: Tensor | None
 ) -> Tensor:
     if score == "gate":
         return gates
     if score == "contribution":
-        squeezed = head.squeeze(features) if head is not None else heatmap.at_least_float32(features).flatten(2).mean(2)
-        return gates * squeezed
-    assert head is not None and goal is not None
-    return head.channel_evidence(squeeze.model, _scaled(features, in_path), goal)
+        return gates * (head.squeeze(seen.features) if head is not None else seen.squeezed.to(gates.dtype))
+    assert head is not None
+    assert goal is not None
+    return head.channel_evidence(squeeze.model, _scaled(seen.features, in_path), goal)
 
 
-def _class_map(squeeze: Squeeze, head: Head, features: Tensor, in_path: Tensor, kept: vector.Kept, goal: Tensor) -> Tensor:
+def _class_map(
+    squeeze: Squeeze, head: Head, features: Tensor, in_path: Tensor, kept: vector.Kept, goal: Tensor
+) -> Tensor:
     if head.kind == "conv":
         return head.class_map(squeeze.model, _scaled(features, in_path * kept.mask), goal)
     weights = head.channel_weights(squeeze.model, _scaled(features, in_path), goal)
@@ -254,55 +317,35 @@ def _scaled(features: Tensor, factors: Tensor) -> Tensor:
     return heatmap.at_least_float32(features) * factors.view(*factors.shape, *[1] * (features.ndim - 2))
 
 
-def _finish(raw: Tensor, size: tuple[int, ...], mode: str, several: bool) -> Tensor:
+def _finish(raw: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
     """Upsampled and cut at 0: cubic interpolation overshoots, and what is drawn of a class map is its positive part."""
-    n, k = raw.shape[:2]
-    if len(size) != raw.ndim - 2:
-        size = tuple(raw.shape[2:])
-    large = heatmap.upsample(raw.flatten(0, 1), size, mode).clamp_min(0).unflatten(0, (n, k))
-    return large if several else large[:, 0]
+    large = heatmap.upsample(raw.flatten(0, 1), size, mode).clamp_min(0)
+    return large.view(*raw.shape[:2], *size)
 
 
-def _targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor | None, bool]:
-    """Class indices ``(N, K)`` and whether the caller asked for several per sample."""
-    n = len(values)
-    classes = values.shape[-1] if values.ndim == 2 else 1
-    if target is None:
-        if values.ndim > 2:
-            return None, False
-        best = values.argmax(1) if values.ndim == 2 else torch.zeros(n, dtype=torch.long, device=values.device)
-        return best[:, None], False
-    if callable(target) and not isinstance(target, Tensor):
-        target = target(result)
-        if not isinstance(target, Tensor) or target.is_floating_point():
-            raise InputError(
-                "a target function must return class indices (an integer tensor): maps come from a forward pass, there is no gradient "
-                "of a score to take"
-            )
-    wanted = torch.as_tensor(target, device=values.device)
-    if wanted.is_floating_point() or wanted.dtype == torch.bool:
-        raise InputError(f"targets must be class indices, got {wanted.dtype}")
-    several = wanted.ndim == 2
-    if wanted.ndim == 0:
-        wanted = wanted.expand(n)
-    if wanted.ndim > 2 or wanted.shape[0] != n:
-        raise InputError(
-            f"targets of shape {tuple(wanted.shape)} do not fit a batch of {n}: give one int, {n} ints, or {n} lists of ints"
-        )
-    wanted = wanted.long() if several else wanted.long()[:, None]
-    if bool(((wanted < 0) | (wanted >= classes)).any()):
-        raise InputError(f"targets must lie in 0..{classes - 1}, got {wanted.min().item()}..{wanted.max().item()}")
-    return wanted, several
-
-
-def _input_size(squeeze: Squeeze, stream: str, inputs: Any) -> tuple[int, ...]:
-    """Height and width (length; frames, height and width) of the input that a stream's map is made of."""
-    place = squeeze.places[stream]
-    try:
-        shape = tuple(tree.get(tree.as_call(inputs), squeeze.input_paths[stream]).shape)
-    except (KeyError, IndexError, AttributeError, TypeError):
-        return place.grid
+def _size(size: int | tuple[int, ...] | None, place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+    if size is None:
+        return input_size(place, path, call)
     rank = len(place.grid)
+    sizes = (size,) * rank if isinstance(size, int) else tuple(size)
+    if len(sizes) != rank or min(sizes) < 1:
+        raise InputError(f"size={size} does not fit a map of {rank} axes: give {rank} sizes of at least 1, or one int")
+    return sizes
+
+
+def input_size(place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+    """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
+
+    The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
+    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid.
+    """
+    try:
+        shape = tuple(tree.get(call, path).shape)
+    except (KeyError, IndexError, AttributeError, TypeError):
+        shape = max((tuple(tensor.shape) for _, tensor in tree.leaves(call)), key=len, default=())
+    rank = len(place.grid)
+    if place.layout.positions == ("f", "t") and len(shape) == 3:
+        return spectrogram_size(place.grid, shape[1:])
     if rank == 3 and len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3):
         return (shape[1], *shape[3:])  # frames before channels
     if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
@@ -310,7 +353,21 @@ def _input_size(squeeze: Squeeze, stream: str, inputs: Any) -> tuple[int, ...]:
     return shape[-rank:] if len(shape) > rank else place.grid
 
 
-def _pictures(squeeze: Squeeze, inputs: Any) -> Tensor | None:
+def spectrogram_size(grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Frequencies and time steps of an input ``(N, a, b)``, whichever comes first, for a map with ``grid`` ``(F, T)``.
+
+    Strides only make maps smaller, and by whole numbers: of the two ways to read the input, the one in which the map is
+    nowhere larger than the input and the strides come out evenly.
+    """
+
+    def oddness(frequencies: int, steps: int) -> float:
+        ratios = (frequencies / grid[0], steps / grid[1])
+        return sum(1.0 if ratio < 1 else abs(ratio - round(ratio)) / ratio for ratio in ratios)
+
+    return min((tuple(shape), tuple(shape[::-1])), key=lambda read: oddness(*read))
+
+
+def _pictures(inputs: Any) -> Tensor | None:
     """The input itself where it is a batch of pictures, kept for drawing."""
     for _, tensor in tree.leaves(tree.as_call(inputs)):
         if tensor.ndim == 4 and tensor.shape[1] in (1, 3):
@@ -320,41 +377,24 @@ def _pictures(squeeze: Squeeze, inputs: Any) -> Tensor | None:
 
 def _status(
     squeeze: Squeeze,
-    captures: dict[str, Capture],
-    made: dict[str, tuple[Tensor, vector.Kept]],
-    chosen: Method,
-    has_classes: bool,
+    raws: dict[str, Tensor],
+    kept: dict[str, vector.Kept],
     values: Tensor,
+    targets: Tensor | None,
+    chosen: Method,
+    *,
+    ignored: bool,
 ) -> list[str]:
-    n = len(values)
-    said: list[list[str]] = [[] for _ in range(n)]
-    fitted = squeeze.fitted
-    finite_output = values.flatten(1).isfinite().all(1).tolist() if values.ndim > 1 else values.isfinite().tolist()
-    for i in range(n):
-        if not finite_output[i]:
-            said[i].append("the model's output is not finite (NaN or infinity in the input or the weights)")
-    for stream, (raw, kept) in made.items():
-        prefix = f"{stream}: " if len(made) > 1 else ""
-        finite = raw.flatten(1).isfinite().all(1)
-        flat = raw.flatten(2).amax(2).amax(1) <= 0
-        constant = (raw.flatten(2).amax(2) - raw.flatten(2).amin(2)).amax(1) == 0
-        flags = torch.stack([finite, flat, constant, kept.fallback, kept.tied]).tolist()
-        for i in range(n):
-            if not flags[0][i]:
-                said[i].append(f"{prefix}the map is not finite (NaN or infinity in the input or the weights)")
-                continue
-            if flags[1][i]:
-                said[i].append(f"{prefix}no position speaks for this class: the map is blank" if chosen.name == "class" else f"{prefix}the map is blank: no kept channel is active")
-            elif flags[2][i]:
-                said[i].append(f"{prefix}the map is the same everywhere")
-            if flags[3][i]:
-                said[i].append(f"{prefix}no channel passed the keep rule: the top {vector.FALLBACK_SHARE:.0%} were taken")
-            if flags[4][i] and fitted and chosen.score == "gate":
-                said[i].append(f"{prefix}all gates are equal: every channel was kept")
+    fitted, of_class = squeeze.fitted, chosen.aggregate == "class"
+    absent = [stream for stream in squeeze.places if stream not in raws]
+    said = statuses(raws, kept, values, targets, of_class=of_class, gated=fitted and chosen.score == "gate")
     if not fitted:
-        note = "block not fitted: " + (
-            "the class map, which needs no fit, is shown" if chosen.name == "class" else "its gates select nothing, fit it first"
-        )
+        shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
         for lines in said:
-            lines.append(note)
+            lines.append(f"block not fitted: {shown}")
+    for lines in said:
+        lines += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
+    if ignored and not chosen.of_class:  # a class was asked for, and no method that knows classes was to be had
+        for lines in said:
+            lines.append("the map is the same for every class: the classification layer is of no known form")
     return ["; ".join(lines) or "ok" for lines in said]

@@ -7,6 +7,7 @@ are seen as well. Nothing is registered on the model, and no tensor is kept aliv
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,8 +20,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from squeezecam import tree
+from squeezecam.axes import CONVOLUTION, REDUCTIONS, Axes, follow, unknown
 
-WEIGHTED = ("convolution", "_convolution", "addmm", "mm", "linear", "bmm", "baddbmm", "matmul", "einsum", "mkldnn_rnn_layer", "addmv", "mv")
+WEIGHTED = (
+    "convolution",
+    "_convolution",
+    "addmm",
+    "mm",
+    "linear",
+    "bmm",
+    "baddbmm",
+    "matmul",
+    "einsum",
+    "mkldnn_rnn_layer",
+    "addmv",
+    "mv",
+)
 
 
 @dataclass
@@ -33,25 +48,30 @@ class Node:
     live: bool  # depends on an input of the model
     const: str | None = None  # name of the parameter or buffer, also through views of it
     root: int | None = None  # index of the input leaf
-    channel_axis: int | None = None
-    grid: tuple[int, ...] | None = None
-    details: tuple[Any, ...] = ()
+    axes: Axes | None = None  # what its axes stand for; None for constants
+    details: tuple[int, ...] = ()  # see details()
 
 
 @dataclass(frozen=True)
 class Door:
-    """A tensor at the input or the output of a module."""
+    """A tensor at the input or the output of a module.
+
+    The path of a keyword argument begins with its name. ``moment`` orders doors and calls; ``known`` is the number of nodes that there
+    were: what was made before does not see a tensor that is put in the place of this one.
+    """
 
     module: str
     call: int
     when: str  # "input" | "output"
     item: tree.Path
     node: int
+    moment: int
+    known: int
 
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a module: the positions in the list of doors at which it began and ended, and the shapes that it returned."""
+    """One run of a module: the moments at which it began and ended, and the shapes that it returned."""
 
     module: str
     call: int
@@ -108,6 +128,18 @@ class Graph:
             node = idom[node]
         return chain
 
+    def reaches(self, roots: set[int], target: int, *, without: set[int], children: dict[int, list[int]]) -> bool:
+        """Whether a path leads from ``roots`` to ``target`` past the nodes in ``without``."""
+        stack, seen = list(roots - without), set(without)
+        while stack:
+            node = stack.pop()
+            if node == target:
+                return True
+            if node not in seen:
+                seen.add(node)
+                stack.extend(children.get(node, []))
+        return False
+
     def children(self) -> dict[int, list[int]]:
         """Live children of every live node."""
         found: dict[int, list[int]] = {}
@@ -120,10 +152,11 @@ class Graph:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, batch: int) -> None:
         super().__init__()
         self.graph = graph
-        self.index: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.batch = batch
+        self.index: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
 
     def add(self, tensor: Tensor, node: Node) -> int:
         self.graph.nodes.append(node)
@@ -146,79 +179,98 @@ class _Recorder(TorchDispatchMode):
         made = tree.leaves(out)
         if func._schema.is_mutable and not made:  # foreach and out variants write into arguments
             made = [((), t) for t in given]
-        for _, tensor in made:
+        for i, (_, tensor) in enumerate(made):
             node = Node(name, parents, tuple(tensor.shape), live, const)
             if live:
-                _label(node, [nodes[p] for p in parents], args)
+                self._label(node, args, given, i)
             self.add(tensor, node)
         return out
 
-
-def _label(node: Node, parents: list[Node], args: tuple[Any, ...]) -> None:
-    """Carry channel axis and grid from the parents to ``node``."""
-    source = next((p for p in parents if p.live), None)
-    if source is None:
-        return
-    axis, grid, shape = source.channel_axis, source.grid, node.shape
-    for other in parents:
-        if other.live and axis is None and len(other.shape) == len(shape):
-            axis = other.channel_axis
-        if other.live and grid is None:
-            grid = other.grid
-    op = node.op
-    if op in ("convolution", "_convolution"):
-        kernel = next((p.shape for p in parents if not p.live and len(p.shape) == len(shape)), ())
-        node.channel_axis, node.details = 1, tuple(kernel[2:])
-        node.grid = shape[2:]
-        return
-    if op in ("addmm", "mm", "linear", "mkldnn_rnn_layer"):
-        axis = len(shape) - 1
-    elif op in ("native_layer_norm", "layer_norm", "_fused_rms_norm") and args and len(args) > 1:
-        normalised = args[1]
-        if isinstance(normalised, (list, tuple)) and len(normalised) == 1:
-            axis = len(shape) - 1
-    elif op in ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_group_norm", "batch_norm"):
-        axis = 1
-    elif op == "permute":
-        order = [int(i) % len(shape) for i in args[1]]
-        axis = order.index(axis) if axis is not None and axis in order else None
-    elif op in ("transpose", "t"):
-        first, second = (args[1], args[2]) if op == "transpose" else (0, 1)
-        first, second = int(first) % max(len(shape), 1), int(second) % max(len(shape), 1)
-        axis = {first: second, second: first}.get(axis, axis) if axis is not None else None
-    elif op in ("view", "_unsafe_view", "reshape", "expand", "_reshape_alias", "unsqueeze", "squeeze") and source.shape != shape:
-        axis = _moved_axis(source.shape, shape, axis)
-    elif op in ("select", "unbind"):
-        removed = int(args[1] if len(args) > 1 else 0) % len(source.shape)
-        axis = None if axis is None or axis == removed else axis - (removed < axis)
-        node.details = (removed,)
-    elif op in ("slice", "narrow", "index_select") and len(args) > 1:
-        node.details = (int(args[1]) % len(source.shape),)
-    elif op in ("mean", "sum", "amax", "max", "logsumexp") and len(args) > 1 and isinstance(args[1], (list, tuple, int)):
-        dims = [args[1]] if isinstance(args[1], int) else list(args[1])
-        reduced = sorted(int(d) % len(source.shape) for d in dims)
-        node.details = tuple(reduced)
-        if len(shape) < len(source.shape) and axis is not None:
-            axis = None if axis in reduced else axis - sum(d < axis for d in reduced)
-    elif len(shape) != len(source.shape):
-        axis = None
-    if source.shape != shape and len(shape) >= 3 and axis is not None and op in ("avg_pool2d", "max_pool2d_with_indices", "avg_pool3d"):
-        grid = shape[2:]
-    node.channel_axis, node.grid = axis, grid
+    def _label(self, node: Node, args: tuple[Any, ...], given: list[Tensor], index: int) -> None:
+        """Note what the axes of ``node`` stand for and, of the operation, what that depends on."""
+        parents = [self.graph.nodes[p] for p in node.parents]
+        shape = next(p.shape for p in parents if p.live)
+        span = _span(node.op, args, shape, index)
+        if span is not None:
+            node.op, node.details = "slice", span
+        elif node.op in CONVOLUTION:
+            node.details = tuple(given[1].shape[2:]) if len(given) > 1 else ()
+        else:
+            node.details = details(node.op, args, len(shape), index)
+        node.axes = follow(
+            node.op, node.details, node.shape, [p.axes for p in parents], self.batch, str(len(self.graph.nodes))
+        )
 
 
-def _moved_axis(old: tuple[int, ...], new: tuple[int, ...], axis: int | None) -> int | None:
-    """Where ``axis`` went in a reshape: the axis of the same size with as many elements before it, where there is one."""
-    if axis is None:
-        return None
-    before = 1
-    for size in old[:axis]:
-        before *= size
-    count = 1
-    for i, size in enumerate(new):
-        if count == before and size == old[axis]:
-            return i
-        count *= size
+def details(op: str, args: tuple[Any, ...], rank: int, index: int = 0) -> tuple[int, ...]:
+    """The axes and indices that an operation was told, as numbers that do not depend on how it was called.
+
+    ``permute``: the order; ``transpose``: both axes; ``select``, ``unbind``, ``stack``, ``cat``, softmax and cumulative sums: the axis (and index);
+    slices and splits: axis, start and stop; reductions: the axes, none for all; convolutions: the kernel; layer norms: how many axes.
+
+    Args:
+        op: name of the operation.
+        args: its positional arguments.
+        rank: number of axes of the tensor that it takes.
+        index: which of its results is meant.
+
+    """
+
+    def axis(value: Any) -> int:
+        return int(value) % max(rank, 1)
+
+    rest = args[1:]
+    if op == "permute":
+        return tuple(axis(i) for i in rest[0])
+    if op == "transpose":
+        return axis(rest[0]), axis(rest[1])
+    if op == "select":
+        return axis(rest[0]), int(rest[1])
+    if op == "unbind":
+        return axis(rest[0] if rest else 0), index
+    if op == "stack":
+        return (int(rest[0]) % (rank + 1) if rest else 0,)
+    if (
+        op in ("cat", "softmax", "_softmax", "_log_softmax", "cumsum", "sort", "topk", "index_select", "gather")
+        and rest
+    ):
+        which = rest[1] if op == "topk" and len(rest) > 1 else rest[0]
+        return (
+            (axis(which),) if (isinstance(which, int) and op != "topk") or (op == "topk" and len(rest) > 1) else (rank - 1,)
+        )
+    if op == "cat":
+        return (0,)
+    if op in ("native_layer_norm", "_fused_rms_norm"):
+        return (len(rest[0]),) if rest and isinstance(rest[0], (list, tuple)) else (1,)
+    if op in REDUCTIONS and rest and isinstance(rest[0], (list, tuple, int)) and not isinstance(rest[0], bool):
+        return tuple(sorted({axis(i) for i in ([rest[0]] if isinstance(rest[0], int) else rest[0])}))
+    if op == "linalg_vector_norm" and len(rest) > 1 and isinstance(rest[1], (list, tuple)):
+        return tuple(sorted({axis(i) for i in rest[1]}))
+    return ()
+
+
+def _span(op: str, args: tuple[Any, ...], shape: tuple[int, ...], index: int) -> tuple[int, ...] | None:
+    """Axis, start and stop of a slice or of one part of a split; None for other operations and for steps."""
+    rest = args[1:]
+    if op == "slice":
+        dim = int(rest[0]) % len(shape) if rest else 0
+        size = shape[dim]
+        start = min(max(0, int(rest[1] if len(rest) > 1 and rest[1] is not None else 0) % size if size else 0), size)
+        if len(rest) > 1 and rest[1] is not None and int(rest[1]) >= size:
+            start = size
+        stop = int(rest[2]) if len(rest) > 2 and rest[2] is not None else size
+        stop = min(stop if stop >= 0 else stop + size, size)
+        step = int(rest[3]) if len(rest) > 3 else 1
+        return (dim, start, stop) if step == 1 else None
+    if op in ("split", "split_with_sizes", "chunk", "narrow"):
+        dim = int(rest[1] if len(rest) > 1 and op != "narrow" else rest[0] if op == "narrow" else 0) % len(shape)
+        if op == "narrow":
+            return dim, int(rest[1]), int(rest[1]) + int(rest[2])
+        if op == "split_with_sizes":
+            sizes = [int(i) for i in rest[0]]
+            return dim, sum(sizes[:index]), sum(sizes[: index + 1])
+        each = int(rest[0])
+        return dim, index * each, min((index + 1) * each, shape[dim])
     return None
 
 
@@ -229,13 +281,15 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     thread, and only during the call.
     """
     graph = Graph()
-    recorder = _Recorder(graph)
+    batch = tree.batch_size(args, kwargs)
+    recorder = _Recorder(graph, batch)
     names = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         if tensor not in recorder.index:
             recorder.add(tensor, Node("constant", (), tuple(tensor.shape), live=False, const=name))
     for path, tensor in tree.leaves((args, kwargs)):
-        node = Node("input", (), tuple(tensor.shape), live=True, root=len(graph.inputs))
+        axes = unknown(tuple(tensor.shape), batch, f"{len(graph.inputs)}.")
+        node = Node("input", (), tuple(tensor.shape), live=True, root=len(graph.inputs), axes=axes)
         graph.inputs.append((path, recorder.add(tensor, node)))
     with torch.no_grad(), _doors(graph, recorder, names), recorder:
         output = model(*args, **kwargs)
@@ -247,10 +301,17 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 def _doors(graph: Graph, recorder: _Recorder, names: dict[int, str]) -> Iterator[None]:
     thread = threading.get_ident()
     counts: dict[str, int] = {}
-    open_calls: list[tuple[str, int, int]] = []
+    open_calls: list[tuple[str, int, int, int]] = []
+    clock = itertools.count()
 
     def seen(module: nn.Module) -> bool:
         return threading.get_ident() == thread and id(module) in names
+
+    def note(name: str, call: int, when: str, value: Any, moment: int, known: int) -> None:
+        for item, tensor in tree.leaves(value):
+            node = recorder.lookup(tensor)
+            if node < known or not graph.nodes[node].live:
+                graph.doors.append(Door(name, call, when, item, node, moment, known))
 
     def before(module: nn.Module, args: Any) -> None:
         if not seen(module):
@@ -258,11 +319,11 @@ def _doors(graph: Graph, recorder: _Recorder, names: dict[int, str]) -> Iterator
         name = names[id(module)]
         call = counts.get(name, 0)
         counts[name] = call + 1
-        open_calls.append((name, call, len(graph.doors)))
-        for item, tensor in tree.leaves(args):
-            graph.doors.append(Door(name, call, "input", item, recorder.lookup(tensor)))
+        moment = next(clock)
+        open_calls.append((name, call, moment, len(graph.nodes)))
+        note(name, call, "input", args, moment, len(graph.nodes))
 
-    def after(module: nn.Module, args: Any, output: Any) -> None:
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not seen(module):
             return
         name = names[id(module)]
@@ -270,14 +331,16 @@ def _doors(graph: Graph, recorder: _Recorder, names: dict[int, str]) -> Iterator
             open_calls.pop()
         if not open_calls:
             return
-        _, call, start = open_calls.pop()
+        _, call, start, known = open_calls.pop()
+        # PyTorch shows keyword arguments to global hooks only now: what the module changed in place is no input any more
+        note(name, call, "input", kwargs, start, known)
+        moment = next(clock)
         shapes = tuple((item, tuple(tensor.shape)) for item, tensor in tree.leaves(output))
-        graph.calls.append(Call(name, call, start, len(graph.doors), shapes))
-        for item, tensor in tree.leaves(output):
-            graph.doors.append(Door(name, call, "output", item, recorder.lookup(tensor)))
+        graph.calls.append(Call(name, call, start, moment, shapes))
+        note(name, call, "output", output, moment, len(graph.nodes))
 
     first = module_hooks.register_module_forward_pre_hook(before)
-    second = module_hooks.register_module_forward_hook(after)
+    second = module_hooks.register_module_forward_hook(after, with_kwargs=True)
     try:
         yield
     finally:

@@ -73,6 +73,11 @@ class Head:
         weight = _tensor(model, self.weight)
         return heatmap.at_least_float32(weight.flatten(1))
 
+    def offsets(self, model: nn.Module) -> Tensor:
+        """``b`` as ``(K,)``, zeros where the layer has none."""
+        found = _optional(model, self.bias)
+        return found if found is not None else self.matrix(model).new_zeros(len(self.matrix(model)))
+
     def evidence_features(self, features: Tensor) -> Tensor:
         """The features as the pooling sees them: rectified where a ReLU follows."""
         features = heatmap.at_least_float32(features)
@@ -156,6 +161,8 @@ def find_head(
     if weight_name is None or not output.is_floating_point():
         return None
     weight = _tensor(model, weight_name)
+    if not bool(weight.any()):  # every formula gives a zero: a fresh head, which proves nothing
+        return None
     if weight.flatten(1).shape[1] != features.shape[1] or features.ndim < 3:
         return None
     expected = heatmap.at_least_float32(output.detach())
@@ -177,12 +184,19 @@ def find_head(
 
 
 def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor) -> bool:
-    logits = _LINKS[head.link](head.logits(model, features)).to(expected.dtype)
-    if logits.shape != expected.shape or not expected.isfinite().all():
+    """Whether the formula gives the output, measured against the part of it that depends on the features."""
+    link = _LINKS[head.link]
+    logits = head.logits(model, features)
+    found = link(logits).to(expected.dtype)
+    if found.shape != expected.shape or not expected.isfinite().all():
         return False
+    still = head.offsets(model) if head.kind != "conv" else torch.zeros_like(logits[0])
+    if head.kind == "norm-linear" and head.shift is not None:
+        still = still + head.matrix(model) @ heatmap.at_least_float32(_tensor(model, head.shift))
+    moved = (found - link(still).to(expected.dtype)).abs().amax()
     tolerance = {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(features.dtype, 1e-3)
-    spread = expected.abs().amax().clamp_min(1e-6)
-    return bool(((logits - expected).abs().amax() <= tolerance * spread).item())
+    rounding = 4 * torch.finfo(expected.dtype).eps * expected.abs().amax()
+    return bool(((found - expected).abs().amax() <= tolerance * moved + rounding).item())
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from squeezecam.errors import InputError
 
-Aggregate = Literal["mean", "positive", "energy"]
-AGGREGATES = ("mean", "positive", "energy")
+Aggregate = Literal["mean", "positive", "energy", "contrast"]
+AGGREGATES = ("mean", "positive", "energy", "contrast")
+BALANCED = 0.3
+"""Share of the features' mass that is negative, above which their sign says nothing about presence (SiLU has .26, GELU .14)."""
 UPSAMPLING = ("bicubic", "linear", "nearest")
 
 
@@ -22,27 +24,39 @@ def aggregate(features: Tensor, gates: Tensor, kept: Tensor, how: str = "mean") 
         features: ``(N, C, *S)``.
         gates: SE vectors ``(N, C)``.
         kept: ``(N, C)`` bool.
-        how: ``"mean"``: unweighted mean of the kept channels (published). ``"positive"``: mean of their positive parts, for features
-            that can be negative, whose plain mean cancels (after a LayerNorm it is identically zero). ``"energy"``: root of the mean
-            square.
+        how: ``"mean"``: unweighted mean of the kept channels (published). ``"positive"``: mean of their positive parts,
+            for features that can be negative, whose plain mean cancels (after a LayerNorm it is identically zero).
+            ``"energy"``: root of the mean square. ``"contrast"``: root of the mean square of what differs from the
+            channel's own mean over the positions, for features that are negative as often as positive: after a LayerNorm
+            every position has the same energy, and residual streams carry a large offset that is the same everywhere.
 
     """
     if how not in AGGREGATES:
         raise InputError(f"unknown aggregation '{how}'; expected one of {', '.join(AGGREGATES)}")
-    flat = at_least_float32(features).flatten(2)
-    counts = kept.sum(1).clamp_min(1)
-    if how == "mean":
-        return weighted_sum(flat, gates * kept / counts[:, None]).view(len(features), *features.shape[2:])
-    if how == "positive":
-        flat = flat.relu()
-        summed = weighted_sum(flat, gates * kept / counts[:, None])
-    else:
-        summed = weighted_sum(flat.square(), gates.square() * kept / counts[:, None]).clamp_min(0).sqrt()
-    return summed.view(len(features), *features.shape[2:])
+    features = at_least_float32(features)
+    share = kept.to(gates.dtype) / kept.sum(1, keepdim=True).clamp_min(1)
+    if how == "contrast":
+        features = features - features.flatten(2).mean(2).view(*features.shape[:2], *[1] * (features.ndim - 2))
+    if how in ("energy", "contrast"):
+        return weighted_sum(features.square(), gates.square() * share).sqrt()
+    return weighted_sum(features.relu() if how == "positive" else features, gates * share)
+
+
+def suited_aggregate(features: Tensor) -> str:
+    """What ``None`` stands for: the mean of features that are never negative (published), else what does not cancel.
+
+    Mostly positive features (after SiLU or GELU) have their positive parts taken; features that are negative about as often as
+    positive (a LayerNorm's, a transformer's residual stream) are read by their contrast.
+    """
+    if not bool((features < 0).any()):
+        return "mean"
+    features = at_least_float32(features)
+    negative = (-features).relu().sum() / features.abs().sum()
+    return "contrast" if float(negative) > BALANCED else "positive"
 
 
 def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
-    """``sum_c w_c u_c(x)``: features ``(N, C, ...)`` and weights ``(N, C)`` to ``(N, ...)``, accumulated in at least float32."""
+    """``sum_c w_c u_c(x)``: features ``(N, C, ...)`` and weights ``(N, C)`` to ``(N, ...)``, in at least float32."""
     flat = at_least_float32(features).flatten(2)
     summed = torch.bmm(weights.to(flat.dtype)[:, None], flat)
     return summed.view(len(features), *features.shape[2:])
@@ -51,8 +65,8 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
 def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tensor:
     """Maps ``(M, *S)`` enlarged to ``(M, *size)``, ``align_corners=False``.
 
-    ``bicubic`` is cubic along width and height (or along a single axis) and linear along time or depth; ``linear`` and ``nearest`` apply
-    to all axes. The values are not clamped here: cubic interpolation overshoots.
+    ``bicubic`` is cubic along width and height (or along a single axis) and linear along time or depth; ``linear`` and
+    ``nearest`` apply to all axes. The values are not clamped here: cubic interpolation overshoots.
     """
     if mode not in UPSAMPLING:
         raise InputError(f"unknown upsampling '{mode}'; expected one of {', '.join(UPSAMPLING)}")
@@ -62,9 +76,9 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tens
         return maps
     rank = len(size)
     if mode == "bicubic" and rank == 3:
-        frames, (height, width) = size[0], size[1:]
-        flat = upsample(maps.flatten(0, 1), (height, width), mode).view(*maps.shape[:2], height * width)
-        in_time = _linear(flat.transpose(1, 2), frames)
+        frames, height, width = size
+        flat = upsample(maps.flatten(0, 1), (height, width), mode).reshape(*maps.shape[:2], height * width)
+        in_time = F.interpolate(flat.transpose(1, 2), frames, mode="linear", align_corners=False)
         return in_time.transpose(1, 2).reshape(len(maps), *size)
     if mode == "bicubic" and rank == 1:
         return F.interpolate(maps[:, None, None], (1, size[0]), mode="bicubic", align_corners=False)[:, 0, 0]
@@ -77,7 +91,3 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tens
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision and integers become float32; float64 stays."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _linear(series: Tensor, length: int) -> Tensor:
-    return F.interpolate(series, length, mode="linear", align_corners=False)

@@ -39,6 +39,8 @@ class Layout:
     def positions(self) -> tuple[str, ...]:
         """Names of the position axes in the order in which canonical features carry them."""
         named = [name for axis in self.axes for name in axis.names if name not in "nc"]
+        if "f" in named:  # a spectrogram is read by frequency and time
+            return tuple(sorted(named, key=lambda name: (name != "f", named.index(name))))
         return tuple(sorted(named, key=lambda name: (name != "t", named.index(name))))
 
     @property
@@ -59,7 +61,9 @@ class Layout:
             elif "n" in axis.names:
                 rest = [name for name in axis.names if name != "n"]
                 if len(rest) != 1 or size % batch:
-                    raise SiteError(f"layout '{self.text}': axis of size {size} is not a multiple of the batch size {batch}")
+                    raise SiteError(
+                        f"layout '{self.text}': axis of size {size} is not a multiple of the batch size {batch}"
+                    )
                 sizes["n"], sizes[rest[0]] = batch, size // batch
             else:
                 sizes.update(_split(axis.names, size, known, self.text, shape))
@@ -74,6 +78,18 @@ class Layout:
         names = [name for axis in self.axes for name in axis.names]
         tensor = tensor.reshape([sizes[name] for name in names])
         return tensor.permute([names.index(name) for name in ("n", "c", *self.positions)])
+
+    def pack(self, features: Tensor) -> Tensor:
+        """Canonical features ``(N, C, *S)`` laid out as this layout says: the inverse of :meth:`unpack` without extra tokens."""
+        if any(axis.before or axis.after for axis in self.axes):
+            raise SiteError(
+                f"layout '{self.text}' has tokens beside the grid, which cannot be made from the grid alone"
+            )
+        canonical = ("n", "c", *self.positions)
+        names = [name for axis in self.axes for name in axis.names]
+        laid = features.permute([canonical.index(name) for name in names])
+        sizes = iter(laid.shape)
+        return laid.reshape([math.prod(next(sizes) for _ in axis.names) for axis in self.axes])
 
     def scale(self, tensor: Tensor, factors: Tensor) -> Tensor:
         """``tensor`` with the channels of each sample multiplied by ``factors`` ``(N, C)``; extra tokens stay as they are."""
@@ -125,7 +141,9 @@ def parse_layout(text: str) -> Layout:
     names = [name for axis in axes for name in axis.names]
     unknown = [name for name in names if name not in ("n", "c", *SPATIAL_NAMES)]
     if unknown or len(set(names)) != len(names) or names.count("n") != 1 or names.count("c") != 1 or len(names) < 3:
-        raise SiteError(f"layout '{text}' must name n and c once each and at least one position of t d h w l f: {help_text}")
+        raise SiteError(
+            f"layout '{text}' must name n and c once each and at least one position of t d h w l f: {help_text}"
+        )
     return Layout(stripped, tuple(axes))
 
 

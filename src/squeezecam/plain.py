@@ -12,6 +12,7 @@ from squeezecam.attach import Squeeze, shared_copy
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
 from squeezecam.explanation import METHODS, default_method, input_size
+from squeezecam.tap import by_keyword
 
 
 class Plain(nn.Module):
@@ -26,8 +27,8 @@ class Plain(nn.Module):
         target: the class to explain; None is the predicted one.
 
     Raises:
-        InputError: several streams, an unknown method, a class that the head does not have, or a site that runs more
-            than once in a pass.
+        InputError: several streams, gates per frame, an unknown method, a class that the head does not have, or a site
+            that runs more than once in a pass.
 
     """
 
@@ -37,6 +38,8 @@ class Plain(nn.Module):
             raise InputError(
                 f"as_module serves one stream, this model has {len(squeeze.places)}: {', '.join(squeeze.places)}"
             )
+        if squeeze.per_frame:
+            raise InputError("as_module serves one SE vector per clip: attach with gates='clip'")
         self.stream, self.place = next(iter(squeeze.places.items()))
         self.method = method or default_method(squeeze, target=target)
         if self.method not in METHODS:
@@ -57,7 +60,7 @@ class Plain(nn.Module):
         self.path = squeeze.outputs[squeeze.default_output]
         self.input_path = squeeze.input_paths[self.stream]
         self.gating = squeeze.apply_mode == "gate"
-        self.signed = squeeze.signed[self.stream]
+        self.aggregate = squeeze.aggregate
         self.model = shared_copy(squeeze.model)
         self.block = squeeze.block(self.stream)
         self._box: list[tuple[Tensor, Tensor]] = []
@@ -65,12 +68,14 @@ class Plain(nn.Module):
         # Methods, not closures: a copy of this module then hooks itself, and pickles.
         module = self.model.get_submodule(self.place.module)
         if self.place.when == "input":
-            module.register_forward_pre_hook(self._before)
+            module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             module.register_forward_hook(self._after)
 
-    def _before(self, module: nn.Module, args: Any) -> Any:
-        return self._serve(args)
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        named = by_keyword(self.place)
+        new = self._serve(kwargs if named else args)
+        return None if new is None else (args, new) if named else (new, kwargs)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         return self._serve(output)
@@ -108,4 +113,4 @@ class Plain(nn.Module):
         if self.method == "contribution":
             score = gates * (self.head.squeeze(features) if self.head is not None else squeeze_positions(features))
         kept = vector.keep_rule(METHODS[self.method].keep)(score).mask
-        return heatmap.aggregate(features, gates, kept, "positive" if self.signed else "mean")
+        return heatmap.aggregate(features, gates, kept, self.aggregate)

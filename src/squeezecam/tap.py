@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 
 from squeezecam import tree
-from squeezecam.anatomy import Place
 from squeezecam.errors import SiteError
+from squeezecam.site import Place
 
 Handler = Callable[[Tensor], Tensor | None]
 
 
-def register(model: nn.Module, place: Place, handler: Handler, *, thread: int | None = None) -> Any:
+def register(
+    model: nn.Module, place: Place, handler: Handler, *, thread: int | None = None
+) -> contextlib.AbstractContextManager[Any]:
     """Hook ``handler`` to a place; returns the handle to remove it.
 
-    ``handler`` gets the tensor and returns a replacement, or None to leave it. Only the call of the module that was found in the probe is
-    served, and only in ``thread`` where one is given.
+    ``handler`` gets the tensor and returns a replacement, or None to leave it. Only the call of the module that was
+    found in the probe is served, and only in ``thread`` where one is given.
     """
     count = 0
 
@@ -37,23 +40,59 @@ def register(model: nn.Module, place: Place, handler: Handler, *, thread: int | 
         except (KeyError, IndexError, AttributeError, TypeError):
             tensor = None
         if not isinstance(tensor, Tensor):
-            raise SiteError(f"the {place.when} of '{place.module}' has no tensor at {tree.show(place.item)} in this call, unlike in the probe")
+            raise SiteError(
+                f"the {place.when} of '{place.module}' has no tensor at {tree.show(place.item)} in this call, "
+                "unlike in the probe"
+            )
         new = handler(tensor)
         return None if new is None else tree.replace(value, place.item, new)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if not mine():
             return None
-        new = serve(args)
-        return None if new is None else (new, kwargs)
+        named = by_keyword(place)
+        new = serve(kwargs if named else args)
+        return None if new is None else (args, new) if named else (new, kwargs)
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         return serve(output) if mine() else None
 
     module = model.get_submodule(place.module)
+    if _is_fused(model, place.module):
+        return _register_unseen(module, before, after, place.when)
     if place.when == "input":
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after)
+
+
+def by_keyword(place: Place) -> bool:
+    """Whether the tensor at ``place`` comes as a keyword argument of the module."""
+    return place.when == "input" and bool(place.item) and isinstance(place.item[0], str)
+
+
+def _is_fused(model: nn.Module, name: str) -> bool:
+    """Whether a module belongs to an encoder layer of PyTorch, whose fused path is switched off by hooks on its modules."""
+    parts = name.split(".")
+    owners = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts) + 1)]
+    return any(isinstance(owner, nn.TransformerEncoderLayer) for owner in owners)
+
+
+def _register_unseen(
+    module: nn.Module, before: Callable[..., Any], after: Callable[..., Any], when: str
+) -> contextlib.AbstractContextManager[Any]:
+    """The same through PyTorch's global hooks, which leave the fused path, and so the bits of the output, as they are."""
+    if when == "input":
+
+        def first(seen: nn.Module, args: Any) -> Any:
+            new = before(seen, args, {}) if seen is module else None
+            return None if new is None else new[0]
+
+        return module_hooks.register_module_forward_pre_hook(first)
+
+    def second(seen: nn.Module, args: Any, output: Any) -> Any:
+        return after(seen, args, output) if seen is module else None
+
+    return module_hooks.register_module_forward_hook(second)
 
 
 @contextlib.contextmanager
@@ -61,7 +100,7 @@ def tapped(model: nn.Module, places: dict[str, Place], handlers: dict[str, Handl
     """Hooks at ``places`` while the block runs, in this thread only; all are removed whatever happens."""
     with contextlib.ExitStack() as stack:
         for stream, handler in handlers.items():
-            stack.callback(register(model, places[stream], handler, thread=threading.get_ident()).remove)
+            stack.enter_context(register(model, places[stream], handler, thread=threading.get_ident()))
         yield
 
 

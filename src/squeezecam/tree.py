@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,10 +33,8 @@ def leaves(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
 def get(value: Any, path: Path) -> Any:
     """The part of ``value`` at ``path``; raises KeyError, IndexError or AttributeError where there is none."""
     for key in path:
-        if isinstance(value, (Mapping, tuple, list)):
-            value = value[key]  # type: ignore[index]
-        else:
-            value = getattr(value, str(key))
+        indexed: Any = value
+        value = indexed[key] if isinstance(value, (Mapping, tuple, list)) else getattr(value, str(key))
     return value
 
 
@@ -53,8 +52,11 @@ def replace(value: Any, path: Path, new: Any) -> Any:
         copied[int(key)] = replace(copied[int(key)], rest, new)
         return copied
     if isinstance(value, Mapping):
-        changed = {name: (replace(child, rest, new) if name == key else child) for name, child in value.items()}
-        return type(value)(**changed) if dataclasses.is_dataclass(value) else type(value)(changed)  # type: ignore[call-arg]
+        changed: Any = {name: (replace(child, rest, new) if name == key else child) for name, child in value.items()}
+        kind: Any = type(value)
+        if dataclasses.is_dataclass(value):
+            return kind(**changed)
+        return kind(value.default_factory, changed) if isinstance(value, defaultdict) else kind(changed)
     return dataclasses.replace(value, **{str(key): replace(getattr(value, str(key)), rest, new)})
 
 

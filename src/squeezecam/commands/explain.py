@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from squeezecam.attach import Squeeze
+from squeezecam.commands.drawing import NO_FIT_NEEDED, Words, figures, notice_of, scale_of, small
 from squeezecam.commands.pictures import Failures, Prepared, batches, stacked
+from squeezecam.commands.place import RESULTS, SHEET, keep_apart, stems, working_in
 from squeezecam.commands.predictions import prediction
 from squeezecam.data.geometry import Box, Geometry
-from squeezecam.errors import InputError, SqueezeError
-from squeezecam.explanation import Explanation
-from squeezecam.files import output_folder, write_json, write_npz, write_picture
+from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
+from squeezecam.explanation import METHODS, Explanation
+from squeezecam.files import write_json, write_npz, write_picture
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.render.explained import SHEET_LIMIT, arrays
-from squeezecam.render.figure import contact_sheet, panel, tile
-from squeezecam.render.overlay import overlay
-from squeezecam.render.scale import Scale, find_scale
+from squeezecam.render.figure import contact_sheet
+from squeezecam.render.scale import Scale
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from squeezecam.data.images import ImageSource
 
-SHEET = "contact_sheet.png"
-RESULTS = "results.json"
+Row = dict[str, Any]
 
 
 @dataclass
@@ -48,10 +49,28 @@ class Outcome:
     """What was written, and what was not."""
 
     folder: Path
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Row] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
     interrupted: bool = False
+
+    def doubts(self) -> dict[str, int]:
+        """What is doubtful about the maps, and in how many pictures; the most frequent first."""
+        found: dict[str, int] = {}
+        for row in self.results:
+            if notice := notice_of(row["status"]):
+                found[notice] = found.get(notice, 0) + 1
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+@dataclass
+class _Done:
+    """A picture whose maps are written, and what is needed to draw it."""
+
+    source: ImageSource
+    box: Box | None
+    words: Words
+    row: Row
 
 
 def explain_pictures(
@@ -65,173 +84,241 @@ def explain_pictures(
     failures: Failures,
     done: Callable[[int], None],
 ) -> Outcome:
-    """Explain every picture; a bad one is reported and left out, an interrupt keeps what is finished.
+    """Explain every picture; a bad one is reported and left out, an interrupt or a full disk keeps what is finished.
 
     Raises:
-        InputError: the folder cannot be written to (also: the disk is full).
-        SqueezeError: options that no picture can be explained with.
+        InputError: the folder cannot be written to (also: the disk is full), or holds the pictures themselves.
+        SqueezeError: options that no picture can be explained with; nothing is written then.
 
     """
-    target = output_folder(folder)
-    outcome = Outcome(target)
-    geometry = Geometry(loaded.preprocess)
-    tiles: list[Image.Image] = []
-    shared = _SharedScale() if options.scale == "shared" else None
-    try:
-        for prepared in batches(loaded, sources, options.batch_size, failures, done):
-            explanation = _explained(squeeze, loaded, prepared, options)
-            for i, one in enumerate(prepared):
-                box, doubt = _box(geometry, one)
-                row, pictures = _draw(squeeze, loaded, explanation[i], one, box, doubt, options)
-                row["files"] = _write(target, one, pictures[:2], explanation[i], outcome)
-                outcome.results.append(row)
-                if shared is not None:
-                    shared.keep(one, explanation[i], box, row)
-                if len(tiles) < SHEET_LIMIT:
-                    tiles.append(pictures[2])
-                done(1)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    outcome.failures = failures.found
-    if shared is not None and outcome.results:
-        tiles = shared.redraw(target)
-    _finish(outcome, tiles, about, len(sources), shared.scale if shared is not None else None)
-    return outcome
+    keep_apart(folder, sources)
+    names = dict(zip((source.name for source in sources), stems(source.name for source in sources), strict=True))
+    with working_in(folder) as target:
+        run = _Run(loaded, squeeze, options, Outcome(target), failures, names, about, len(sources))
+        try:
+            for prepared in batches(loaded, sources, options.batch_size, failures, done):
+                for one, explanation in run.explained(prepared):
+                    run.take(one, explanation)
+                    done(1)
+                done(len(prepared) - run.last)
+        except KeyboardInterrupt:
+            run.outcome.interrupted = True
+        except SqueezeError:
+            if run.outcome.results:
+                with contextlib.suppress(SqueezeError):  # what stopped the work may stop this too
+                    run.finish()
+            raise
+        run.finish()
+    return run.outcome
 
 
-def _explained(squeeze: Squeeze, loaded: LoadedModel, prepared: list[Prepared], options: Options) -> Explanation:
-    try:
-        explanation = squeeze.explain(
-            stacked(loaded, prepared),
-            method=options.method,
-            target=options.target,
-            output=options.output,
-            keep=options.keep,
-        )
-    except SqueezeError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on this input
-        shape = tuple(prepared[0].tensor.shape)
-        line = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"the model {loaded.name} failed on a batch of {len(prepared)} inputs of shape {shape}: {line}"
-        ) from error
-    if isinstance(explanation.heatmap, dict) or explanation.heatmap.ndim != 3:
-        raise InputError(
-            "this model's maps are not one picture per image; use it from Python, or 'squeezecam video' for clips"
-        )
-    return explanation
+@dataclass
+class _Run:
+    """One call of the command: what goes in, what has come out so far."""
 
+    loaded: LoadedModel
+    squeeze: Squeeze
+    options: Options
+    outcome: Outcome
+    failures: Failures
+    names: dict[str, str]
+    about: dict[str, Any]
+    asked: int
+    tiles: list[Image.Image] = field(default_factory=list)
+    waiting: list[_Done] = field(default_factory=list)
+    last: int = 0
+    """How many pictures of the last batch could be explained."""
 
-def _box(geometry: Geometry, one: Prepared) -> tuple[Box | None, str]:
-    seen = geometry.seen(one.picture.size)
-    if seen.box is None:
-        return (
-            None,
-            f"the map is laid over the whole picture: where the preprocessing looks is not known ({seen.reason})",
-        )
-    return seen.box, ""
+    def __post_init__(self) -> None:
+        self.geometry = Geometry(self.loaded.preprocess)
+        self.output = self.squeeze.output_name(self.options.output)
 
+    def explained(self, prepared: list[Prepared]) -> Iterator[tuple[Prepared, Explanation]]:
+        """Each picture with its explanation; where the model fails on a batch, its pictures are tried one by one."""
+        self.last = 0
+        try:
+            together = self._explain(prepared)
+        except _ModelFailedError as error:
+            if len(prepared) == 1:
+                self.failures.add(prepared[0].source.label, str(error))
+                return
+            for one in prepared:
+                yield from self._alone(one)
+            return
+        self.last = len(prepared)
+        yield from zip(prepared, together, strict=True)
 
-def _draw(
-    squeeze: Squeeze,
-    loaded: LoadedModel,
-    explained: Explanation,
-    one: Prepared,
-    box: Box | None,
-    doubt: str,
-    options: Options,
-) -> tuple[dict[str, Any], tuple[Image.Image, Image.Image, Image.Image]]:
-    found = prediction(squeeze, explained, 0, loaded.labels, options.output)
-    heat = explained.heatmap[0].float().cpu().numpy()
-    share = float(explained.kept[0].float().mean())
-    status = "; ".join(part for part in (explained.status[0], doubt) if part and part != "ok") or "ok"
-    scale = find_scale([heat], "quantile" if options.scale == "quantile" else "per sample")
-    notice = "" if status == "ok" else status
-    footer = f"{loaded.name} · method: {explained.method} · {share:.0%} of channels kept"
-    row = {
-        "file": one.source.label,
-        "name": one.source.name,
-        "target": found.target,
-        "label": found.label,
-        "probability": found.probability,
-        "value": found.value,
-        "method": explained.method,
-        "status": status,
-        "share_kept": share,
-        "hottest": float(heat.max()) if heat.size else None,
-        "seen_box": box,
-    }
-    whole = panel(one.picture, heat, title=found.title(), footer=footer, notice=notice, box=box, scale=scale)
-    plain = overlay(one.picture, heat, box=box, scale=scale)
-    small = tile(one.picture, heat, caption=found.title(), notice=notice[:60], box=box, scale=scale)
-    return row, (whole, plain, small)
+    def _alone(self, one: Prepared) -> Iterator[tuple[Prepared, Explanation]]:
+        try:
+            explanation = self._explain([one])
+        except _ModelFailedError as error:
+            self.failures.add(one.source.label, str(error))
+            return
+        self.last += 1
+        yield one, explanation
 
-
-def _write(
-    target: Path, one: Prepared, pictures: Sequence[Image.Image], explained: Explanation, outcome: Outcome
-) -> dict[str, str]:
-    name = one.source.name
-    files = {"panel": f"{name}.png", "overlay": f"{name}.overlay.png", "maps": f"{name}.npz"}
-    outcome.written.append(write_picture(target / files["panel"], pictures[0]))
-    outcome.written.append(write_picture(target / files["overlay"], pictures[1]))
-    outcome.written.append(write_npz(target / files["maps"], arrays(explained)))
-    return files
-
-
-class _SharedScale:
-    """Redraws overlays on one scale once all maps are known; pictures are read again, so memory stays small."""
-
-    def __init__(self) -> None:
-        self.items: list[tuple[ImageSource, torch.Tensor, Box | None, dict[str, Any]]] = []
-        self.scale: Scale | None = None
-
-    def keep(self, one: Prepared, explained: Explanation, box: Box | None, row: dict[str, Any]) -> None:
-        self.items.append((one.source, explained.heatmap[0].half().cpu(), box, row))
-
-    def redraw(self, target: Path) -> list[Image.Image]:
-        finite = [float(h[h.isfinite()].max()) if h.isfinite().any() else 0.0 for _, h, _, _ in self.items]
-        top = max([*finite, 1e-30])
-        self.scale = Scale(0.0, top, "shared")
-        tiles: list[Image.Image] = []
-        for source, heat, box, row in self.items:
-            picture = source.read()
-            title = (
-                f"{row['label']} · {row['probability']:.1%}"
-                if row["probability"] is not None
-                else f"{row['label']} {row['value']:.4g}"
+    def _explain(self, prepared: list[Prepared]) -> Explanation:
+        options = self.options
+        try:
+            explanation = self.squeeze.explain(
+                stacked(self.loaded, prepared),
+                method=options.method,
+                target=options.target,
+                output=options.output,
+                keep=options.keep,
             )
-            notice = "" if row["status"] == "ok" else row["status"]
-            footer = f"method: {row['method']} · {row['share_kept']:.0%} of channels kept"
-            values = heat.float().numpy()
-            write_picture(
-                target / row["files"]["panel"],
-                panel(picture, values, title=title, footer=footer, notice=notice, box=box, scale=self.scale),
+        except SqueezeError:
+            raise
+        except Exception as error:  # the model itself, on this input
+            shape = tuple(prepared[0].tensor.shape)
+            line = " ".join(str(error).split())[:300] or type(error).__name__
+            count = f" in a batch of {len(prepared)}" if len(prepared) > 1 else ""
+            raise _ModelFailedError(
+                f"the model {self.loaded.name} failed on an input of shape {shape}{count}: {line}"
+            ) from error
+        if isinstance(explanation.heatmap, dict) or explanation.heatmap.ndim != 3:
+            raise InputError(
+                "this model's maps are not one picture per image; use it from Python, or 'squeezecam video' for clips"
             )
-            write_picture(target / row["files"]["overlay"], overlay(picture, values, box=box, scale=self.scale))
-            if len(tiles) < SHEET_LIMIT:
-                tiles.append(
-                    tile(
-                        picture, values, caption=title, notice=notice[:60], box=box, scale=self.scale, show_scale=False
-                    )
-                )
-        return tiles
+        return explanation
+
+    def take(self, one: Prepared, explanation: Explanation) -> None:
+        """Write the maps of one picture and, unless the scale has to wait for all of them, its figures."""
+        finished = self._describe(one, explanation)
+        files = finished.row["files"]
+        heat = explanation.heatmap[0].float().cpu().numpy()
+        with self._whole(*files.values()):
+            self._keep(write_npz(self.outcome.folder / files["maps"], arrays(explanation)))
+            if self.options.scale == "shared":
+                self.waiting.append(finished)
+            else:
+                self._draw(finished, one.picture, heat, scale_of(heat, self.options.scale))
+        self._check_labels(explanation)
+        self.outcome.results.append(finished.row)
+
+    def finish(self) -> None:
+        """Draw what waited for the shared scale, and write the contact sheet and ``results.json``."""
+        outcome, scale = self.outcome, self._draw_waiting()
+        if self.tiles:
+            left = len(outcome.results) - len(self.tiles)
+            count = f"{len(outcome.results)} picture{'s' if len(outcome.results) != 1 else ''}"
+            methods = ", ".join(sorted({row["method"] for row in outcome.results}))
+            unfitted = any(NO_FIT_NEEDED in row["status"] for row in outcome.results)
+            words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]
+            words += [f"{left} more are not shown" if left > 0 else ""]
+            footer = " · ".join(word for word in words if word)
+            sheet = contact_sheet(self.tiles, title=count, footer=footer, scale=scale)
+            self._keep(write_picture(outcome.folder / SHEET, sheet))
+        outcome.failures = self.failures.found
+        record = {
+            **self.about,
+            "output": self.output,
+            "asked": self.asked,
+            "explained": len(outcome.results),
+            "failed": [{"file": file, "reason": reason} for file, reason in outcome.failures],
+            "interrupted": outcome.interrupted,
+            "results": outcome.results,
+        }
+        self._keep(write_json(outcome.folder / RESULTS, record))
+
+    def _describe(self, one: Prepared, explanation: Explanation) -> _Done:
+        found = prediction(self.squeeze, explanation, 0, self.loaded.labels, self.options.output)
+        seen = self.geometry.seen(one.picture.size)
+        doubts = [explanation.status[0], self._other_output(explanation.method)]
+        if seen.box is None:
+            doubts.append(
+                f"the map is laid over the whole picture: where the preprocessing looks is not known ({seen.reason})"
+            )
+        status = "; ".join(doubt for doubt in doubts if doubt and doubt != "ok") or "ok"
+        share = float(explanation.kept[0].float().mean())
+        hottest = float(explanation.heatmap[0].max())
+        name = self.names[one.source.name]
+        row = {
+            "file": one.source.label,
+            "name": name,
+            "target": found.target,
+            "label": found.label,
+            "probability": found.probability,
+            "value": found.value,
+            "method": explanation.method,
+            "status": status,
+            "share_kept": share,
+            "hottest": hottest if math.isfinite(hottest) else None,
+            "seen_box": seen.box,
+            "files": {"panel": f"{name}.png", "overlay": f"{name}.overlay.png", "maps": f"{name}.npz"},
+        }
+        footer = f"{self.loaded.name} · method: {explanation.method} · {share:.0%} of channels kept"
+        if NO_FIT_NEEDED in status:
+            footer += " · no fitted block, none is needed"
+        return _Done(one.source, seen.box, Words(name, found.title(), notice_of(status), footer), row)
+
+    def _other_output(self, method: str) -> str:
+        """A doubt where gates that were fitted for one output are shown as the explanation of another."""
+        fitted_for = self.squeeze.fit_info.get("output")
+        by_gates = METHODS[method.split(",")[0]].score != "class"
+        if not self.squeeze.fitted or fitted_for in (None, self.output) or not by_gates:
+            return ""
+        return f"the block was fitted for output '{fitted_for}', not for '{self.output}': fit one for it"
+
+    def _check_labels(self, explanation: Explanation) -> None:
+        labels = self.loaded.labels
+        names = labels.get(self.output) if isinstance(labels, dict) else labels
+        if self.outcome.results or names is None or explanation.scores is None or explanation.scores.ndim != 2:
+            return
+        classes = explanation.scores.shape[1]
+        if classes > 1 and len(names) != classes:
+            warnings.warn(
+                f"there are {len(names)} class names, but output '{self.output}' has {classes} classes: "
+                "the names may be those of another model",
+                SqueezeWarning,
+                stacklevel=2,
+            )
+
+    @contextlib.contextmanager
+    def _whole(self, *names: str) -> Iterator[None]:
+        """All files of a picture or none: an interrupt or a full disk leaves no half of a set behind."""
+        before = len(self.outcome.written)
+        try:
+            yield
+        except BaseException:
+            del self.outcome.written[before:]
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (self.outcome.folder / name).unlink()
+            raise
+
+    def _keep(self, path: Path) -> None:
+        self.outcome.written.append(path)
+
+    def _draw(self, item: _Done, picture: Image.Image, heat: Any, scale: Scale) -> None:
+        folder, files = self.outcome.folder, item.row["files"]
+        whole, plain = figures(picture, heat, item.words, item.box, scale)
+        self._keep(write_picture(folder / files["panel"], whole))
+        self._keep(write_picture(folder / files["overlay"], plain))
+        if len(self.tiles) < SHEET_LIMIT:
+            alone = scale.how != "shared"
+            self.tiles.append(small(picture, heat, item.words, item.box, scale, show_scale=alone))
+
+    def _draw_waiting(self) -> Scale | None:
+        """Draw on one scale; maps and pictures are read again, so that memory does not grow with their number."""
+        import numpy as np
+
+        if not self.waiting:
+            return None
+        top = max((row["hottest"] or 0.0 for row in self.outcome.results), default=0.0)
+        scale = Scale(0.0, top, "shared", flat=top <= 0)
+        for item in self.waiting:
+            with np.load(self.outcome.folder / item.row["files"]["maps"]) as maps:
+                heat = maps["heatmap"]
+            try:
+                picture = item.source.read()
+            except InputError as error:  # it was there a moment ago
+                self.failures.add(item.source.label, str(error))
+                continue
+            self._draw(item, picture, heat, scale)
+        self.waiting = []
+        return scale
 
 
-def _finish(outcome: Outcome, tiles: list[Image.Image], about: dict[str, Any], asked: int, scale: Scale | None) -> None:
-    if tiles:
-        left = len(outcome.results) - len(tiles)
-        words = f"{about['model']} · method: {outcome.results[0]['method']}" + (
-            f" · {left} more are not shown" if left > 0 else ""
-        )
-        sheet = contact_sheet(tiles, title=f"{len(outcome.results)} pictures", footer=words, scale=scale)
-        outcome.written.append(write_picture(outcome.folder / SHEET, sheet))
-    record = {
-        **about,
-        "asked": asked,
-        "explained": len(outcome.results),
-        "failed": [{"file": file, "reason": reason} for file, reason in outcome.failures],
-        "interrupted": outcome.interrupted,
-        "results": outcome.results,
-    }
-    outcome.written.append(write_json(outcome.folder / RESULTS, record))
+class _ModelFailedError(Exception):
+    """The model raised on a batch of inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,6 +22,7 @@ class Prediction:
         probability: of that class; None for a regression.
         value: the output's own number for it.
         predicted: whether ``target`` is the class that the model itself gives most.
+        output: name of the output, where the model has several; else empty.
 
     """
 
@@ -29,13 +31,17 @@ class Prediction:
     probability: float | None
     value: float
     predicted: bool = True
+    output: str = ""
 
     def title(self) -> str:
-        """One line for a picture: ``tench · 98.2 %``."""
+        """One line for a picture: ``tench · 98.2%``, ``gender: woman · 97.0%`` or ``age 41.3``."""
+        if not math.isfinite(self.value if self.probability is None else self.probability):
+            return "no prediction: the output is not finite"
         if self.probability is None:
             return f"{self.label} {self.value:.4g}"
         asked = "" if self.predicted else " (asked for; not the top class)"
-        return f"{self.label} · {self.probability:.1%}{asked}"
+        prefix = f"{self.output}: " if self.output else ""
+        return f"{prefix}{self.label} · {self.probability:.1%}{asked}"
 
 
 def prediction(
@@ -56,6 +62,7 @@ def prediction(
         float(probabilities[target]),
         float(scores[target]),
         target == int(scores.argmax()),
+        name if len(squeeze.outputs) > 1 else "",
     )
 
 

@@ -15,6 +15,7 @@ from squeezecam.block import squeeze_positions
 from squeezecam.errors import FitError
 from squeezecam.fit.batches import Pick, label_tensor, split
 from squeezecam.fit.runner import HeadRunner
+from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.tap import evaluating, tapped
 
 MAPS_LIMIT = 4 << 30
@@ -28,7 +29,7 @@ class Cache:
     """Features and answers of M samples.
 
     Attributes:
-        squeezed: ``{stream: (M, C)}`` squeezed vectors.
+        squeezed: ``{stream: (M, C)}`` squeezed vectors; ``(M, T, C)`` where every frame has gates of its own.
         windows: ``{stream: (V, C)}`` vectors pooled over random windows of the maps, V a multiple of M, in the same
             order again and again; empty where only whole maps are valid.
         maps: ``{stream: [raw tensors]}`` in the layout of the place, or empty where squeezed vectors are enough.
@@ -73,7 +74,8 @@ class Cache:
             raws = {stream: maps[index].float() for stream, maps in self.maps.items()}
             if factors is not None:
                 raws = {
-                    stream: squeeze.places[stream].layout.scale(raw, factors[stream]) for stream, raw in raws.items()
+                    stream: scale_by(squeeze.places[stream], raw, factors[stream], len(index))
+                    for stream, raw in raws.items()
                 }
             return raws
         vectors = {stream: vectors[index] for stream, vectors in self.squeezed.items()}
@@ -129,10 +131,12 @@ def collect(
         size = tree.batch_size(args, kwargs)
         advance(size)
         features = {s: squeeze.places[s].layout.unpack(raw, size, squeeze.places[s].grid) for s, raw in raws.items()}
-        vectors = {stream: squeeze_positions(u) for stream, u in features.items()}
+        vectors = {
+            s: squeeze_stream(u, squeeze.places[s].layout, per_frame=squeeze.per_frame) for s, u in features.items()
+        }
         good = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
         for vector in vectors.values():
-            good &= vector.isfinite().all(1)
+            good &= vector.isfinite().flatten(1).all(1)
         skipped += int((~good).sum())
         if not bool(good.any()):
             continue
@@ -141,6 +145,8 @@ def collect(
             features, vectors = ({s: u[good] for s, u in part.items()} for part in (features, vectors))
             values, found = values[good], None if found is None else label_tensor(found, output).to(device)[good]
             size = int(good.sum())
+        if parts["values"] and (values.ndim > 2 or grids is None):
+            _check_lengths(values, raws, parts["values"][0], maps)
         if runner is None:
             runner, grids = _head(squeeze, given, size, raws, values, output)
         if grids is None and held > MAPS_LIMIT:
@@ -177,6 +183,20 @@ def collect(
         skipped,
         left_out,
     )
+
+
+def _check_lengths(values: Tensor, raws: dict[str, Tensor], first: Tensor, maps: dict[str, list[Tensor]]) -> None:
+    streams = [stream for stream, known in maps.items() if known]
+    same = values.shape[1:] == first.shape[1:] and all(
+        stream in raws and raws[stream].shape[1:] == maps[stream][0].shape[1:] for stream in streams
+    )
+    if not same:
+        given = ", ".join(f"{stream} {tuple(raws[stream].shape[1:])}" for stream in streams if stream in raws)
+        wanted = ", ".join(f"{stream} {tuple(maps[stream][0].shape[1:])}" for stream in streams)
+        raise FitError(
+            f"the maps of this batch ({given or 'none'}) differ in size from those of the first ({wanted}): for clips of "
+            "several lengths cut windows of one length to fit on; what is fitted then serves clips of any length"
+        )
 
 
 def random_windows(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -224,7 +244,7 @@ def _head(
             runner = HeadRunner(squeeze, given, skip=skip)
             if not runner.reproduces(raws, values, output):
                 continue
-            if any(
+            if squeeze.per_frame or any(
                 (len(a.names) > 1 and "n" in a.names) or a.before or a.after
                 for p in squeeze.places.values()
                 for a in p.layout.axes

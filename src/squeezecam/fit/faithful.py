@@ -21,6 +21,7 @@ from squeezecam.attach import Squeeze
 from squeezecam.block import SEBlock
 from squeezecam.fit.cache import Cache
 from squeezecam.fit.report import gated_values, gated_windows, same_prediction
+from squeezecam.frames import squeeze_stream, time_axis
 
 LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
 """Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""
@@ -35,6 +36,8 @@ WIDEST, STEPS = 0.02, 7
 """Largest standard deviation of the gates' logits; steps of the bisection below it."""
 MARGIN = 0.25
 """Share of the widest amplitude that is used: gates of classes that were not in the data spread 2 to 4 times wider."""
+TIMED = 16
+"""Clips whose maps are unpacked at once."""
 TRIED = 1000
 """Samples on which an amplitude is tried."""
 
@@ -61,9 +64,9 @@ def fit_blocks(
 
     """
     settings: dict[str, Any] = {"hidden": {}}
-    for stream, squeezed in cache.squeezed.items():
-        vectors = squeezed[fitting]
-        weight, bias = readout(squeeze, cache, stream, output, task, fitting)
+    vectors_of, values = samples(squeeze, cache, fitting)
+    for stream, vectors in vectors_of.items():
+        weight, bias = readout(squeeze, vectors_of, values, stream, output, task)
         if hidden is not None and hidden < len(weight):
             weight, bias = merged(weight, bias, hidden)
         first, second = detectors(weight, bias, vectors)
@@ -78,25 +81,54 @@ def fit_blocks(
     return settings
 
 
+def samples(squeeze: Squeeze, cache: Cache, fitting: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Squeezed vectors ``{stream: (M, C)}`` and the model's values ``(M, K)`` to fit a read-out on.
+
+    Where the output has scores for every frame, ``(M, T, K)``, and the cached maps have those frames too, each frame is
+    a sample: a read-out that holds for frames holds for their mean, and there are T times as many. Otherwise the mean
+    score over the frames stands for the clip.
+    """
+    vectors = {stream: z[fitting].float() for stream, z in cache.squeezed.items()}
+    values = cache.values[fitting].float()
+    if values.ndim != 3:
+        return {s: z.flatten(0, -2) for s, z in vectors.items()}, values.reshape(len(values), -1)
+    frames = values.shape[1]
+    layouts = {stream: squeeze.places[stream].layout for stream in vectors}
+    if cache.maps and all(time_axis(layout) is not None for layout in layouts.values()):
+        for stream, layout in layouts.items():
+            grid = squeeze.places[stream].grid
+            parts = []
+            for chunk in fitting.split(TIMED):
+                features = layout.unpack(cache.maps[stream][chunk].float(), len(chunk), grid)
+                parts.append(squeeze_stream(features, layout, per_frame=True))
+            vectors[stream] = torch.cat(parts)
+        if all(z.shape[1] == frames for z in vectors.values()):
+            return {s: z.flatten(0, 1) for s, z in vectors.items()}, values.flatten(0, 1)
+    return {s: z if z.ndim == 2 else z.mean(1) for s, z in vectors.items()}, values.mean(1)
+
+
 def readout(
-    squeeze: Squeeze, cache: Cache, stream: str, output: str, task: str, fitting: Tensor
+    squeeze: Squeeze, vectors_of: dict[str, Tensor], values: Tensor, stream: str, output: str, task: str
 ) -> tuple[Tensor, Tensor]:
     """Rows ``w_k (K, C)`` and offsets ``(K,)`` with ``logit_k ~ w_k z + b_k``: the classifier's own, or by ridge on
-    cached vectors.
+    cached vectors, of all streams together.
 
     For classification the mean over the classes is taken out, which a softmax does not see. A single output becomes a
     pair, above and below its mean.
     """
     head = squeeze.heads.get(output)
-    vectors = cache.squeezed[stream][fitting].float()
+    vectors = vectors_of[stream]
     if head is not None and head.pool == "mean" and head.kind in ("linear", "conv"):
         weight = head.matrix(squeeze.model).detach().float()
         bias = head.offsets(squeeze.model).detach().float()
     else:
-        values = cache.values[fitting].reshape(len(fitting), -1).float()
-        middle, usual = vectors.mean(0), values.mean(0)
-        weight = _solve(vectors - middle, values - usual, 1e-2).T
-        bias = usual - weight @ middle
+        usual = values.mean(0)
+        # each stream on its own scale, so that the ridge weighs them alike
+        levels = {s: z.var(0, correction=0).mean().sqrt().clamp_min(1e-12) for s, z in vectors_of.items()}
+        joined = torch.cat([(z - z.mean(0)) / levels[s] for s, z in vectors_of.items()], 1)
+        weights = _solve(joined, values - usual, 1e-2).T.split([z.shape[1] for z in vectors_of.values()], 1)
+        weight = dict(zip(vectors_of, weights, strict=True))[stream] / levels[stream]
+        bias = usual - weight @ vectors.mean(0)
     if len(weight) == 1:
         offset = -(vectors @ weight[0]).mean()
         return torch.cat([weight, -weight]), torch.stack([offset, -offset])

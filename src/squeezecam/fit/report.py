@@ -15,6 +15,7 @@ from squeezecam.block import IDENTITY_GATE
 from squeezecam.fit.cache import Cache
 
 CHUNK = 128
+CHUNK_BYTES = 256 << 20
 
 
 @dataclass
@@ -121,13 +122,19 @@ def accuracy(values: Tensor, labels: Tensor, task: str) -> float:
 def gated_values(squeeze: Squeeze, cache: Cache, output: str, index: Tensor, strength: float = 1.0) -> Tensor:
     """Output with the block in the path for the samples in ``index``; ``strength`` multiplies the gates' logits."""
     parts = []
-    for chunk in index.split(CHUNK):
+    for chunk in index.split(_chunk(cache)):
         factors = {
             stream: torch.sigmoid(strength * squeeze.block(stream).logits(z[chunk])) / IDENTITY_GATE
             for stream, z in cache.squeezed.items()
         }
         parts.append(cache.head(squeeze, output, chunk, factors))
     return torch.cat(parts)
+
+
+def _chunk(cache: Cache) -> int:
+    """Samples at once: fewer where whole clips of maps are cached."""
+    each = sum(4 * maps[0].numel() for maps in cache.maps.values())
+    return max(1, min(CHUNK, CHUNK_BYTES // each)) if each else CHUNK
 
 
 @torch.no_grad()
@@ -150,7 +157,7 @@ def gate_statistics(squeeze: Squeeze, cache: Cache, index: Tensor, generator: to
     """Spread, share kept, fallback and stability over the samples in ``index``; the mean over streams."""
     rows = []
     for stream, z in cache.squeezed.items():
-        block, vectors = squeeze.block(stream), z[index]
+        block, vectors = squeeze.block(stream), z[index].flatten(0, -2)
         gates = block.gates(vectors)
         kept = vector.zscore(gates)
         noise = 1 + 0.05 * torch.randn(vectors.shape, generator=generator).to(vectors)

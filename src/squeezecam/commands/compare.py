@@ -1,0 +1,118 @@
+"""``squeezecam compare``: picture files as rows, methods as columns, the time of each under each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from squeezecam.attach import Squeeze
+from squeezecam.commands.pictures import Failures, prepare, stacked
+from squeezecam.data.geometry import Geometry
+from squeezecam.evaluation.comparing import Comparison, compare
+from squeezecam.files import output_folder, write_json, write_picture
+from squeezecam.models.labels import Labels, label_of
+from squeezecam.models.loaded import LoadedModel
+from squeezecam.peers import MapMethod
+
+if TYPE_CHECKING:
+    from squeezecam.data.images import ImageSource
+
+ROWS = 12
+"""Pictures on one sheet; more make further sheets."""
+
+
+@dataclass
+class Compared:
+    """What was written, and the times per method."""
+
+    folder: Path
+    times: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    forward: float = float("nan")
+    written: list[Path] = field(default_factory=list)
+
+
+def compare_pictures(
+    loaded: LoadedModel,
+    squeeze: Squeeze,
+    sources: Sequence[ImageSource],
+    folder: Path,
+    methods: list[MapMethod] | None,
+    *,
+    target: int | None,
+    output: str | None,
+    seed: int,
+    about: dict[str, Any],
+    failures: Failures,
+    done: Callable[[int], None],
+) -> Compared:
+    """Write ``comparison.png`` (``comparison_2.png``, ... where there are many pictures) and ``comparison.json``."""
+    import statistics
+
+    result = Compared(output_folder(folder))
+    geometry = Geometry(loaded.preprocess)
+    found: list[Comparison] = []
+    for start in range(0, len(sources), ROWS):
+        comparisons, pictures, boxes, labels = [], [], [], []
+        for source in sources[start : start + ROWS]:
+            one = prepare(loaded, source, failures)
+            if one is not None:
+                compared = compare(squeeze, stacked(loaded, [one]), methods, target=target, output=output, seed=seed)
+                comparisons.append(compared)
+                pictures.append(one.picture)
+                boxes.append(geometry.seen(one.picture.size).box)
+                labels.append(_label(compared, loaded.labels, squeeze.output_name(output)))
+                result.pictures.append({"file": source.label, "label": labels[-1], **_numbers(compared)})
+            done(1)
+        if not comparisons:
+            continue
+        found += comparisons
+        whole = _joined(comparisons)
+        sheet = whole.plot(pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side")
+        number = start // ROWS + 1
+        name = "comparison.png" if number == 1 else f"comparison_{number}.png"
+        result.written.append(write_picture(result.folder / name, sheet))
+    if found:
+        times = [c.times() for c in found]
+        result.forward = statistics.median(float(c.forward[0]) for c in found)
+        result.times = [
+            {**rows[0], "seconds": statistics.median(r["seconds"] for r in rows),
+             "forwards": statistics.median(r["forwards"] for r in rows)}
+            for rows in zip(*times, strict=True)
+        ]  # fmt: skip
+        record = {**about, "forward_seconds": result.forward, "methods": result.times, "pictures": result.pictures,
+                  "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip
+        result.written.append(write_json(result.folder / "comparison.json", record))
+    return result
+
+
+def _label(one: Comparison, labels: Labels | None, output: str) -> str:
+    target = int(one.target[0])
+    return f"{label_of(labels, target, output)} · {float(one.confidence[0]):.1%}"
+
+
+def _numbers(one: Comparison) -> dict[str, Any]:
+    return {
+        "target": int(one.target[0]),
+        "confidence": float(one.confidence[0]),
+        "forward_seconds": float(one.forward[0]),
+        "seconds": {m.name: float(one.seconds[m.name][0]) for m in one.methods},
+    }
+
+
+def _joined(parts: Sequence[Comparison]) -> Comparison:
+    import torch
+
+    first = parts[0]
+    names = [m.name for m in first.methods]
+    return Comparison(
+        first.methods,
+        {name: torch.cat([p.maps[name] for p in parts]) for name in names},
+        {name: torch.cat([p.seconds[name] for p in parts]) for name in names},
+        torch.cat([p.forward for p in parts]),
+        torch.cat([p.target for p in parts]),
+        torch.cat([p.confidence for p in parts]),
+        torch.cat([p.pictures for p in parts]),
+    )

@@ -1,0 +1,144 @@
+"""``squeezecam evaluate``: the table of metrics for picture files, with boxes from a CSV."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+from squeezecam.commands.pictures import Failures, prepare
+from squeezecam.data.geometry import Geometry
+from squeezecam.errors import InputError
+from squeezecam.evaluation.running import run
+from squeezecam.evaluation.source import Item
+from squeezecam.evaluation.subject import Subject
+from squeezecam.evaluation.summary import Evaluation
+from squeezecam.evaluation.truth import BoxFile, in_frame
+from squeezecam.models.loaded import LoadedModel
+from squeezecam.peers import MapMethod
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from squeezecam.data.images import ImageSource
+
+
+class Files:
+    """Picture files, their boxes in the network's frame, and the subsets that they belong to.
+
+    Args:
+        loaded: the model and its preprocessing.
+        sources: the pictures.
+        boxes: from :func:`squeezecam.evaluation.truth.read_boxes`, or None.
+        subset: names of columns of the boxes file.
+        target: class to explain for all pictures, or None.
+        say: told once what is doubtful.
+
+    Raises:
+        InputError: a subset that is no column, or boxes for none of the pictures.
+
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sources: Sequence[ImageSource],
+        boxes: BoxFile | None,
+        subset: Sequence[str],
+        target: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.loaded, self.sources, self.boxes, self.subset, self.target, self.say = (
+            loaded, sources, boxes, subset, target, say,
+        )  # fmt: skip
+        self.truth, self.targets = boxes is not None, target is not None
+        self.geometry = Geometry(loaded.preprocess)
+        self.keys: list[str | None] = [None] * len(sources)
+        if boxes is None:
+            if subset:
+                raise InputError("--subset names a column of the boxes file: give --boxes")
+            return
+        for name in subset:
+            if name not in boxes.flags:
+                raise InputError(
+                    f"--subset {name}: {boxes.path} has no such column; beside file and box it has "
+                    + (", ".join(boxes.flags) or "none")
+                )
+        self.keys = [boxes.key(source.path) if source.index is None else None for source in sources]
+        missing = sum(key is None for key in self.keys)
+        if missing == len(sources):
+            raise InputError(
+                f"{boxes.path} has boxes for none of the {len(sources)} pictures: it names files such as "
+                f"{next(iter(boxes.boxes))}, the pictures are such as {sources[0].label}"
+            )
+        if missing:
+            say(
+                f"{missing} of {len(sources)} pictures have no box in {boxes.path}: "
+                "they count in the other metrics only"
+            )
+
+    def names(self) -> list[str]:
+        """Labels of the pictures."""
+        return [source.label for source in self.sources]
+
+    def load(self, index: int) -> Item:
+        """Read and preprocess one picture."""
+        failures = Failures()
+        one = prepare(self.loaded, self.sources[index], failures)
+        if one is None:
+            raise InputError(failures.found[0][1])
+        key = self.keys[index]
+        boxes = None if key is None else self._boxes(key, one.picture.size, one.tensor)
+        return Item(one.tensor, boxes, None, self.target)
+
+    def subsets(self, index: int) -> list[str]:
+        """Those of the asked-for columns that are true for the picture."""
+        return [name for name in self.subset if self.boxes is not None and self.keys[index] in self.boxes.flags[name]]
+
+    def identity(self) -> object:
+        """Names, sizes and dates of the files, and the boxes themselves."""
+        stats = [(source.label, _version_of(source.path)) for source in self.sources]
+        boxes = {} if self.boxes is None else self.boxes.boxes
+        return hashlib.sha256(repr((stats, sorted(boxes.items()), self.target)).encode()).hexdigest()
+
+    def _boxes(self, key: str, size: tuple[int, int], tensor: Tensor) -> Tensor | None:
+        assert self.boxes is not None
+        seen = self.geometry.seen(size)
+        if seen.box is None:
+            raise InputError(
+                f"{key}: its boxes cannot be brought into the network's frame: where the preprocessing looks is not "
+                f"known ({seen.reason}); evaluate without --boxes, or give masks from Python"
+            )
+        return in_frame(self.boxes.boxes[key], seen.box, tensor.shape[-1], tensor.shape[-2])
+
+
+def _version_of(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def evaluate_pictures(
+    loaded: LoadedModel,
+    squeeze: Squeeze,
+    files: Files,
+    methods: list[MapMethod] | None,
+    metrics: str | None,
+    *,
+    output: str | None,
+    failures: Failures,
+    **options: Any,
+) -> Evaluation:
+    """The table for ``files``; ``options`` as of :func:`squeezecam.evaluation.running.run`."""
+    subject = Subject(squeeze, squeeze.output_name(output), loaded.make_inputs)
+    evaluation = run(
+        subject, files, methods, metrics, subsets=tuple(files.subset), settings={"source": loaded.source},
+        report=failures.report, **options,
+    )  # fmt: skip
+    failures.found += evaluation.failures
+    return evaluation

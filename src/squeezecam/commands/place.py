@@ -1,0 +1,81 @@
+"""Where a command writes: a folder that keeps the user's own pictures safe, and is gone again if nothing came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from squeezecam.errors import InputError
+from squeezecam.files import output_folder
+
+if TYPE_CHECKING:
+    from squeezecam.data.images import ImageSource
+
+SHEET = "contact_sheet.png"
+RESULTS = "results.json"
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[Path]:
+    """The output folder; what had to be created for it is removed where the work fails before anything is in it.
+
+    Raises:
+        InputError: it cannot be created or written to.
+
+    """
+    wanted = folder.expanduser()
+    created = [place for place in (wanted, *wanted.parents) if not place.exists()]
+    try:
+        yield output_folder(wanted)
+    except BaseException:
+        for place in created:
+            with contextlib.suppress(OSError):  # not empty: something was finished
+                place.rmdir()
+        raise
+
+
+def keep_apart(folder: Path, sources: Sequence[ImageSource]) -> None:
+    """Refuse a folder that pictures come from: ``photo.png`` would be replaced by the figure of the same name.
+
+    Raises:
+        InputError: a source lies in ``folder`` or below it.
+
+    """
+    place = folder.expanduser().resolve()
+    for source in sources:
+        if place in source.path.expanduser().resolve().parents:
+            raise InputError(
+                f"the output folder {folder} holds a picture that is to be explained ({source.path}): give another "
+                "--out, so that nothing is overwritten, or name the pictures so that it is left out"
+            )
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot become a file, before hours of work.
+
+    Raises:
+        InputError: a folder has that name.
+
+    """
+    if path.expanduser().is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give a file name in it")
+
+
+def stems(names: Iterable[str]) -> list[str]:
+    """File names without suffix, one per picture, of which none gives the file of another or the contact sheet."""
+    given = list(names)
+    taken = {name.casefold() for name in given}
+    found = []
+    for name in given:
+        stem = name
+        while _clashes(stem) or (stem != name and stem.casefold() in taken):
+            stem += "_"
+        taken.add(stem.casefold())
+        found.append(stem)
+    return found
+
+
+def _clashes(stem: str) -> bool:
+    return stem.casefold().endswith(".overlay") or stem.casefold() == SHEET.removesuffix(".png")

@@ -1,0 +1,119 @@
+"""What can stand in the table: each column with its direction, its needs and its price."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from squeezecam.errors import InputError
+
+ROAD_SHARES = 9
+SENSITIVITY_DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure per map.
+
+    Attributes:
+        name: of the metric in :mod:`squeezecam.metrics`, or ours.
+        label: head of the column.
+        higher_is_better: None where neither direction is better by itself.
+        needs: what has to be computed for it: ``insertion``, ``deletion``, ``masked`` (the picture through its map),
+            ``again`` (the map of that), ``truth`` (boxes or masks), ``levels`` (accuracy over all thresholds),
+            ``road``, ``sensitivity``.
+        slow: only measured when asked for by name.
+        digits: after the point.
+
+    """
+
+    name: str
+    label: str
+    higher_is_better: bool | None
+    needs: frozenset[str] = field(default_factory=frozenset)
+    slow: bool = False
+    digits: int = 3
+
+
+def _column(
+    name: str, label: str, higher: bool | None, *needs: str, slow: bool = False, digits: int = 3
+) -> tuple[str, Column]:
+    return name, Column(name, label, higher, frozenset(needs), slow, digits)
+
+
+COLUMNS: dict[str, Column] = dict(
+    [
+        _column("insertion", "ins", True, "insertion"),
+        _column("deletion", "del", False, "deletion"),
+        _column("insertion_deletion", "I-D", True, "insertion", "deletion"),
+        _column("average_drop", "drop", False, "masked"),
+        _column("increase_in_confidence", "inc", True, "masked"),
+        _column("average_gain", "gain", True, "masked"),
+        _column("adcc", "ADCC", True, "masked", "again"),
+        _column("coherency", "coherency", True, "again"),
+        _column("complexity", "complexity", False),
+        _column("pointing_game", "pointing", True, "truth"),
+        _column("energy_pointing_game", "energy", True, "truth"),
+        _column("mask_iou", "IoU", True, "truth"),
+        _column("max_box_acc", "MaxBoxAcc", True, "truth", "levels"),
+        _column("max_box_acc_v2", "MaxBoxAccV2", True, "truth", "levels"),
+        _column("sparseness", "sparseness", True),
+        _column("road", "ROAD", False, "road", slow=True),
+        _column("road_combined", "ROAD comb", True, "road", slow=True),
+        _column("sensitivity_max", "sensitivity", False, "sensitivity", slow=True),
+        _column("map_area", "area", None),
+    ]
+)
+
+DEFAULT = (
+    "insertion", "deletion", "insertion_deletion", "average_drop", "increase_in_confidence", "average_gain", "adcc",
+    "pointing_game", "energy_pointing_game", "max_box_acc_v2", "map_area",
+)  # fmt: skip
+"""Those about the place of the object are left out where there are no boxes or masks."""
+
+
+def choose_columns(names: str | Iterable[str] | None, *, truth: bool) -> list[Column]:
+    """Columns by name, or by label (``I-D``, ``pointing``); None: the default set. ``all``: slow ones included.
+
+    The area always stands beside the rest: a broad map does well in one metric, a tight one in another.
+
+    Raises:
+        InputError: an unknown name, or one that needs boxes or masks where there are none.
+
+    """
+    if names is None:
+        return [COLUMNS[name] for name in DEFAULT if truth or "truth" not in COLUMNS[name].needs]
+    chosen: dict[str, Column] = {}
+    for name in names.split(",") if isinstance(names, str) else names:
+        plain = _plain(name)
+        if plain in ("all", "default"):
+            pool = list(COLUMNS) if plain == "all" else list(DEFAULT)
+            found = [COLUMNS[n] for n in pool if truth or "truth" not in COLUMNS[n].needs]
+        else:
+            found = [c for c in COLUMNS.values() if plain in (_plain(c.name), _plain(c.label))]
+        if not found:
+            near = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=3) or list(COLUMNS)
+            raise InputError(f"there is no metric '{name.strip()}' in the table; try {', '.join(near)}")
+        for column in found:
+            if "truth" in column.needs and not truth:
+                raise InputError(f"'{column.name}' needs to know where the object is: give boxes or masks")
+            chosen.setdefault(column.name, column)
+    chosen.pop("map_area", None)
+    return [*chosen.values(), COLUMNS["map_area"]]
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def passes(columns: Iterable[Column], steps: int, explain: float) -> float:
+    """Forward passes per picture and method for ``columns``, the map itself apart; ``explain`` is what a map costs."""
+    chosen = list(columns)
+    needs = frozenset[str]().union(*(column.needs for column in chosen))
+    price = {
+        "insertion": steps - 1.0, "deletion": steps - 1.0, "masked": 1.0, "again": explain,
+        "sensitivity": SENSITIVITY_DRAWS * explain,
+    }  # fmt: skip
+    road = {"road": ROAD_SHARES, "road_combined": 2.0 * ROAD_SHARES}
+    return sum(price.get(need, 0.0) for need in needs) + sum(road.get(column.name, 0.0) for column in chosen)

@@ -1,0 +1,262 @@
+"""``compare``: methods side by side on the same pictures, with the time that each takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam import tree
+from squeezecam.attach import Squeeze
+from squeezecam.errors import InputError
+from squeezecam.explanation import METHODS, default_method
+from squeezecam.peers import MapMethod, available, choose
+from squeezecam.tap import evaluating
+
+SHOWN_PEERS = ("grad-cam", "grad-cam++", "layercam", "eigen-cam")
+REPEATS = 3
+
+
+@dataclass(eq=False)
+class Comparison:
+    """Maps of several methods for the same pictures.
+
+    Attributes:
+        methods: in the order of the columns.
+        maps: ``{method: (N, H, W)}``, raw.
+        seconds: ``{method: (N,)}``, of one map, each picture alone; the median of three runs after a first one (slow
+            methods: one run).
+        forward: ``(N,)`` seconds of a plain forward pass, measured in turn with the methods.
+        target: class per picture, ``(N,)``.
+        confidence: probability of that class (the value itself where there are no classes), ``(N,)``.
+        pictures: the network's own inputs, stretched to 0..1 when drawn.
+
+    """
+
+    methods: list[MapMethod]
+    maps: dict[str, Tensor]
+    seconds: dict[str, Tensor]
+    forward: Tensor
+    target: Tensor
+    confidence: Tensor
+    pictures: Tensor
+
+    def __len__(self) -> int:
+        return len(self.forward)
+
+    def captions(self) -> list[list[str]]:
+        """Per picture and method ``12.3 ms, 1.04 forwards``."""
+
+        def words(name: str, i: int) -> str:
+            seconds = float(self.seconds[name][i])
+            return f"{_time(seconds)}, {_multiple(seconds / float(self.forward[i]))}"
+
+        return [[words(m.name, i) for m in self.methods] for i in range(len(self))]
+
+    def times(self) -> list[dict[str, Any]]:
+        """Per method the medians over the pictures: seconds per image, and multiples of a plain forward pass."""
+        rows = []
+        for method in self.methods:
+            seconds = self.seconds[method.name]
+            rows.append(
+                {
+                    "method": method.name,
+                    "label": method.label,
+                    "kind": method.kind,
+                    "seconds": float(seconds.median()),
+                    "forwards": float((seconds / self.forward).median()),
+                }
+            )
+        return rows
+
+    def plot(
+        self,
+        pictures: Sequence[Any] | None = None,
+        *,
+        row_labels: Sequence[str] | None = None,
+        boxes: Sequence[Any] | None = None,
+        scale: Any = "per map",
+        size: int = 168,
+        title: str = "",
+    ) -> Any:
+        """One row per picture, one column per method, as a PIL image.
+
+        Args:
+            pictures: the originals as PIL images; None: the network's own inputs.
+            row_labels: names of the rows; None: class and confidence.
+            boxes: per picture the part of the original that the network saw.
+            scale: ``per map``: methods differ in unit, so each map has its own, with the numbers below it; see
+                :func:`squeezecam.render.compare.comparison_grid`.
+            size: side of a picture in pixels.
+            title: above the grid.
+
+        """
+        from squeezecam.render.compare import comparison_grid
+
+        shown = [_picture(tensor) for tensor in self.pictures] if pictures is None else list(pictures)
+        labels = row_labels or [
+            f"class {t} · {c:.1%}" for t, c in zip(self.target.tolist(), self.confidence.tolist(), strict=True)
+        ]
+        forward = _time(float(self.forward.median()))
+        return comparison_grid(
+            shown,
+            [[self.maps[m.name][i].float().cpu().numpy() for m in self.methods] for i in range(len(self))],
+            column_labels=[f"control: {m.label}" if m.kind == "control" else m.label for m in self.methods],
+            row_labels=labels,
+            captions=self.captions(),
+            boxes=boxes,
+            scale=scale,
+            size=size,
+            title=title,
+            footer=f"Below each map: its time for this picture alone, and that in plain forward passes ({forward}), "
+            "measured in the same run.",
+        )
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Write :meth:`plot` to ``path`` (``.png``, ``.jpg`` or ``.webp``)."""
+        from squeezecam.files import write_picture
+
+        return write_picture(path, self.plot(**options))
+
+
+def compare(
+    squeeze: Squeeze,
+    inputs: Any,
+    methods: str | Iterable[str | MapMethod] | None = None,
+    *,
+    target: Any = None,
+    output: str | None = None,
+    repeats: int = REPEATS,
+    seed: int = 0,
+    done: Callable[[int], None] = lambda count: None,
+) -> Comparison:
+    """Maps of several methods for the same pictures, each picture on its own, with times.
+
+    Args:
+        squeeze: from :func:`squeezecam.attach`.
+        inputs: what the model takes, a batch.
+        methods: as for :func:`squeezecam.evaluate`; None: squeezecam's own, Grad-CAM, Grad-CAM++, LayerCAM, Eigen-CAM
+            and the mean of all channels as control.
+        target: class for all pictures, or one per picture; None: the predicted one.
+        output: name of one of several outputs.
+        repeats: runs per method, of which the median counts; slow methods run once.
+        seed: of what is random.
+        done: told of every map.
+
+    Raises:
+        InputError: unknown names, or a model without one map with height and width per picture.
+        ModelError: the library of a method that was asked for by name is not installed.
+
+    """
+    name = squeeze.output_name(output)
+    chosen = choose(methods) if methods is not None else _default(squeeze, name)
+    call = tree.as_call(inputs)
+    count = tree.batch_size(*call)
+    if count < 1 or not tree.leaves(call):
+        raise InputError("there is not a single picture to compare on")
+    singles = [_single(inputs, i, count) for i in range(count)]
+    wanted = torch.as_tensor(target).reshape(-1).expand(count) if target is not None else None
+    maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
+    seconds: dict[str, list[float]] = {m.name: [] for m in chosen}
+    forwards, targets, confidence = [], [], []
+    for i, one in enumerate(singles):
+        values = _forward(squeeze, one, name)
+        goal = values.argmax(1) if wanted is None else wanted[i : i + 1].to(values.device)
+        targets.append(int(goal))
+        confidence.append(_confidence(squeeze, name, values, targets[-1]))
+        times: dict[str, list[float]] = {m.name: [] for m in chosen}
+        plain = []
+        for turn in range(repeats + 1):
+            plain.append(_timed(lambda one=one: _forward(squeeze, one, name), values)[1])  # type: ignore[misc]
+            for method in chosen:
+                if method.slow and turn:
+                    continue
+                made, spent = _timed(
+                    lambda method=method, one=one, goal=goal, i=i: method(  # type: ignore[misc]
+                        squeeze, one, goal, output=name, seeds=[seed + i]
+                    ),
+                    values,
+                )
+                times[method.name].append(spent)
+                if not turn:
+                    maps[method.name].append(made)
+                    done(1)
+        forwards.append(statistics.median(plain[1:] or plain))
+        for key, spent_all in times.items():
+            seconds[key].append(statistics.median(spent_all[1:] or spent_all))
+    return Comparison(
+        chosen,
+        {key: torch.cat(parts) for key, parts in maps.items()},
+        {key: torch.tensor(values, dtype=torch.float64) for key, values in seconds.items()},
+        torch.tensor(forwards, dtype=torch.float64),
+        torch.tensor(targets),
+        torch.tensor(confidence),
+        next(tensor for _, tensor in tree.leaves(call)).detach(),
+    )
+
+
+def _default(squeeze: Squeeze, output: str) -> list[MapMethod]:
+    own = [name for name, m in METHODS.items() if not m.of_class or squeeze.head(output) is not None]
+    own.sort(key=lambda name: name != default_method(squeeze, output))
+    return [m for m in choose([*own, *SHOWN_PEERS, "all-channel-mean"]) if available(m)]
+
+
+def _single(inputs: Any, index: int, count: int) -> Any:
+    """Sample ``index`` of what the model takes, the batch axis kept."""
+    for path, tensor in tree.leaves(inputs):
+        if tensor.ndim and tensor.shape[0] == count:
+            inputs = tree.replace(inputs, path, tensor[index : index + 1])
+    return inputs
+
+
+def _forward(squeeze: Squeeze, inputs: Any, output: str) -> Tensor:
+    args, kwargs = tree.as_call(inputs)
+    with torch.inference_mode(), evaluating(squeeze):
+        values = squeeze.select(squeeze(*args, **kwargs), output)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _confidence(squeeze: Squeeze, output: str, values: Tensor, target: int) -> float:
+    head = squeeze.head(output)
+    scores = values[0].float()
+    if len(scores) > 1 and (head is None or head.link in ("identity", "log-softmax")):
+        scores = scores.softmax(0)
+    return float(scores[target])
+
+
+def _timed(work: Callable[[], Tensor], like: Tensor) -> tuple[Tensor, float]:
+    def wait() -> None:
+        if like.device.type == "cuda":
+            torch.cuda.synchronize(like.device)
+
+    wait()
+    started = time.perf_counter()
+    result = work()
+    wait()
+    return result, time.perf_counter() - started
+
+
+def _time(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+    return f"{seconds:.1f} s"
+
+
+def _multiple(ratio: float) -> str:
+    return f"{ratio:.2f} forwards" if ratio < 10 else f"{ratio:.0f} forwards"
+
+
+def _picture(tensor: Tensor) -> Any:
+    from PIL import Image
+
+    values = tensor.float().cpu()
+    low, high = float(values.min()), float(values.max())
+    scaled = ((values - low) / (high - low if high > low else 1.0) * 255).round().byte()
+    array = scaled.permute(1, 2, 0).numpy()
+    return Image.fromarray(array.repeat(3, 2) if array.shape[2] == 1 else array[:, :, :3])

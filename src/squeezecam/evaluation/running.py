@@ -1,0 +1,289 @@
+"""``evaluate``: pictures in, the table out, batch by batch, resumable."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+from squeezecam.errors import InputError
+from squeezecam.evaluation.columns import Column, choose_columns, passes
+from squeezecam.evaluation.identity import model_identity, versions
+from squeezecam.evaluation.measure import DELETION_BASE, INSERTION_BASE, Measured, Truth, measure
+from squeezecam.evaluation.source import Given, Item, Source
+from squeezecam.evaluation.store import Store
+from squeezecam.evaluation.subject import Subject, as_is
+from squeezecam.evaluation.summary import Evaluation
+from squeezecam.explanation import METHODS
+from squeezecam.fit.progress import Progress
+from squeezecam.metrics import boxes_to_mask, mask_to_boxes
+from squeezecam.peers import MapMethod, available, choose
+from squeezecam.peers.registry import DEFAULT_PEERS
+
+STEPS = 8
+LONG = 60.0
+"""Seconds from which on the time that it will take is said before it is spent."""
+
+
+def evaluate(
+    squeeze: Squeeze,
+    images: Any,
+    methods: str | Iterable[str | MapMethod] | None = None,
+    metrics: str | Iterable[str] | None = None,
+    *,
+    boxes: Sequence[Any] | None = None,
+    masks: Any = None,
+    target: Any = None,
+    names: Sequence[str] | None = None,
+    subsets: dict[str, Any] | None = None,
+    output: str | None = None,
+    make_inputs: Callable[[Tensor], Any] = as_is,
+    steps: int = STEPS,
+    batch_size: int = 16,
+    sample: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Measure maps of several methods on the same pictures, with controls.
+
+    Args:
+        squeeze: from :func:`squeezecam.attach`, fitted or not.
+        images: pictures as the model takes them: a tensor ``(N, C, H, W)``, or anything with a length whose items are
+            ``(C, H, W)`` (or tuples that begin with it).
+        methods: names, groups (``own``, ``peers``, ``controls``, ``slow``), or :class:`~squeezecam.peers.MapMethod`;
+            None: squeezecam's own, Grad-CAM, LayerCAM and Eigen-CAM. The four controls are always added.
+        metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.
+        boxes: per image ``(B, 4)``: x0, y0, x1, y1 in pixels of the picture that the model takes.
+        masks: ``(N, H, W)``, non-zero on the object, in place of boxes.
+        target: class per image; None: the predicted one.
+        names: of the images, for the results.
+        subsets: ``{name: flag per image}``, reported beside all images.
+        output: name of one of several outputs.
+        make_inputs: a batch of pictures to what the model takes; None needed where that is one tensor.
+        steps: of the insertion curve (from a blurred picture) and the deletion curve (to the picture's mean colour).
+        batch_size: pictures at a time, and most pictures in one pass.
+        sample: only so many, drawn with ``seed``.
+        seed: of sample, random controls and bootstrap.
+        out: folder for the tables and for what an interrupted run goes on from.
+        progress: a bar on standard error; None: where that is a terminal.
+
+    Raises:
+        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit.
+        ModelError: the library of a method that was asked for by name is not installed.
+
+    """
+    flags = subsets or {}
+    source = Given(images, boxes, masks, target, names, flags)
+    subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
+    return run(
+        subject, source, methods, metrics, subsets=tuple(flags), steps=steps, batch_size=batch_size, sample=sample,
+        seed=seed, out=out, progress=progress,
+    )  # fmt: skip
+
+
+def run(
+    subject: Subject,
+    source: Source,
+    methods: str | Iterable[str | MapMethod] | None,
+    metrics: str | Iterable[str] | None,
+    *,
+    subsets: tuple[str, ...] = (),
+    steps: int = STEPS,
+    batch_size: int = 16,
+    sample: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    about: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: bool | None = None,
+    say: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """What :func:`evaluate` does, on any :class:`Source`; ``settings`` are further ones that the figures depend on."""
+    from squeezecam.files import output_folder
+
+    if steps < 1 or batch_size < 1 or (sample is not None and sample < 1):
+        raise InputError(f"steps, batch_size and sample must be at least 1, got {steps}, {batch_size} and {sample}")
+    chosen = with_controls(subject, methods)
+    columns = choose_columns(metrics, truth=source.truth)
+    folder = output_folder(out) if out is not None else None
+    names = source.names()
+    order = _sample(len(names), sample, seed)
+    all_settings = {
+        "methods": [m.name for m in chosen], "metrics": [c.name for c in columns], "steps": steps,
+        "batch_size": batch_size, "sample": sample, "seed": seed, "output": subject.output,
+        "insertion_base": INSERTION_BASE, "deletion_base": DELETION_BASE, "apply": subject.squeeze.apply_mode,
+        "model": model_identity(subject.squeeze), "images": source.identity() if folder is not None else None,
+        "subsets": list(subsets), "versions": versions(chosen), **(settings or {}),
+    }  # fmt: skip
+    store = Store(folder, all_settings)
+    chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    speak = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    done = sum(number in store.chunks for number in range(len(chunks)))
+    if done:
+        speak(f"going on after {done} of {len(chunks)} batches that {store.path} holds")
+    left = [number for number in range(len(chunks)) if number not in store.chunks]
+    with Progress(progress) as bar, bar.task("evaluating", len(order)) as advance:
+        advance(sum(len(chunks[number]) for number in range(len(chunks)) if number in store.chunks))
+        for place, number in enumerate(left):
+            loaded = _load(source, chunks[number], names, report)
+            if place == 0 and loaded[0]:
+                pictures = sum(len(chunks[n]) for n in left)
+                _estimate(subject, chosen, columns, loaded[0][0][1], pictures, steps, batch_size, speak)
+            store.add(
+                number, _chunk(subject, source, loaded, names, chosen, columns, steps=steps, size=batch_size, seed=seed)
+            )
+            advance(len(chunks[number]))
+    results = [store.chunks[number] for number in range(len(chunks))]
+    evaluation = Evaluation(
+        {m.name: (m.label, m.kind) for m in chosen},
+        columns,
+        [record for result in results for record in result["records"]],
+        [(file, reason) for result in results for file, reason in result["failures"]],
+        [result["seconds"] for result in results if result["seconds"]],
+        all_settings,
+        {**(about or {}), "seed": seed, **({"per_image": str(store.path)} if store.path else {})},
+        subsets,
+        seed,
+        [store.path] if store.path else [],
+    )
+    if folder is not None:
+        evaluation.save(folder)
+    return evaluation
+
+
+def with_controls(subject: Subject, methods: str | Iterable[str | MapMethod] | None) -> list[MapMethod]:
+    """The methods meant, controls at the end; of the default set only what this model and this installation allow."""
+    if methods is None:
+        own = [
+            name for name, m in METHODS.items() if not m.of_class or subject.squeeze.head(subject.output) is not None
+        ]
+        wanted = [m for m in choose([*own, *DEFAULT_PEERS]) if available(m)]
+    else:
+        wanted = choose(methods)
+    extra = [m for m in choose("controls") if m.name not in {w.name for w in wanted}]
+    return [*wanted, *extra]
+
+
+_Group = tuple[list[int], Tensor, list[Item]]
+
+
+def _load(
+    source: Source, indices: Sequence[int], names: Sequence[str], report: Callable[[str], None]
+) -> tuple[list[_Group], list[tuple[str, str]]]:
+    """Pictures of one shape together, and what could not be read."""
+    groups: dict[tuple[int, ...], tuple[list[int], list[Item]]] = {}
+    failures = []
+    for index in indices:
+        try:
+            item = source.load(index)
+        except InputError as error:
+            failures.append((names[index], str(error)))
+            report(str(error))
+            continue
+        if item.picture.ndim != 3:
+            raise InputError(f"image {names[index]} has shape {tuple(item.picture.shape)}, expected (C, H, W)")
+        found = groups.setdefault(tuple(item.picture.shape), ([], []))
+        found[0].append(index)
+        found[1].append(item)
+    return [(i, torch.stack([x.picture for x in items]), items) for i, items in groups.values()], failures
+
+
+def _chunk(
+    subject: Subject,
+    source: Source,
+    loaded: tuple[list[_Group], list[tuple[str, str]]],
+    names: Sequence[str],
+    methods: Sequence[MapMethod],
+    columns: Sequence[Column],
+    *,
+    steps: int,
+    size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of one batch, as they are stored."""
+    records: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
+    for indices, pictures, items in loaded[0]:
+        pictures = pictures.to(subject.device)
+        measured = measure(
+            subject, pictures, methods, columns,
+            truth=_truth(items, pictures) if source.truth else None,
+            target=torch.tensor([item.target for item in items]) if source.targets else None,
+            seeds=[seed * 1_000_003_000 + index for index in indices], steps=steps, batch_size=size,
+        )  # fmt: skip
+        records += [_record(measured, i, names[index], source.subsets(index)) for i, index in enumerate(indices)]
+        for name, value in measured.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    return {"records": records, "failures": loaded[1], "seconds": seconds}
+
+
+def _record(measured: Measured, index: int, name: str, subsets: list[str]) -> dict[str, Any]:
+    return {
+        "file": name,
+        "target": int(measured.target[index]),
+        "confidence": float(measured.confidence[index]),
+        "subsets": subsets,
+        "values": {m: {c: float(v[index]) for c, v in found.items()} for m, found in measured.values.items()},
+        "levels": {m: {c: v[index] for c, v in found.items()} for m, found in measured.levels.items()},
+    }
+
+
+def _truth(items: Sequence[Item], pictures: Tensor) -> Truth:
+    height, width = pictures.shape[-2:]
+    if all(item.mask is None for item in items):
+        boxes = [torch.zeros(0, 4) if item.boxes is None else item.boxes for item in items]
+        return Truth(boxes_to_mask(boxes, height, width), boxes)
+    masks = torch.stack([torch.zeros(height, width) if i.mask is None else i.mask.float() for i in items])
+    if masks.shape[1:] != (height, width):
+        raise InputError(
+            f"masks have {tuple(masks.shape[1:])} pixels, the pictures {(height, width)}: expected the same"
+        )
+    return Truth(masks != 0, mask_to_boxes(masks))
+
+
+def _sample(count: int, sample: int | None, seed: int) -> list[int]:
+    if count == 0:
+        raise InputError("there is not a single image to evaluate on")
+    if sample is None or sample >= count:
+        return list(range(count))
+    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:sample].tolist())
+
+
+def _estimate(
+    subject: Subject,
+    methods: Sequence[MapMethod],
+    columns: Sequence[Column],
+    pictures: Tensor,
+    count: int,
+    steps: int,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> None:
+    """Say about how long it takes, from the time of a pass, where that is long."""
+    shape = tuple(pictures.shape[1:])
+    one = pictures[:batch_size].to(subject.device)
+    subject.predict(one)
+    started = time.perf_counter()
+    subject.predict(one)
+    forward = (time.perf_counter() - started) / len(one)
+    costs = {m.name: m.cost(subject.squeeze, shape) for m in methods}
+    each = {name: cost + passes(columns, steps, cost) for name, cost in costs.items()}
+    total = count * forward * (3 + sum(each.values()))
+    if total >= LONG:
+        dear = [m.label for m in methods if each[m.name] > 0.3 * sum(each.values())]
+        words = f", most of it for {' and '.join(dear)}" if dear else ""
+        say(f"{count} images, {len(methods)} methods: this takes about {_span(total)}{words}")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,105 @@
+"""Pictures to measure on, loaded when their turn comes, with what is known about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from squeezecam.errors import InputError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture: ``(C, H, W)`` as the model takes it, and where its object is, if that is known."""
+
+    picture: Tensor
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+    target: int | None = None
+
+
+class Source(Protocol):
+    """Pictures that are loaded when their turn comes."""
+
+    @property
+    def truth(self) -> bool:
+        """Whether there are boxes or masks."""
+        ...
+
+    @property
+    def targets(self) -> bool:
+        """Whether the items name the class to explain."""
+        ...
+
+    def names(self) -> list[str]:
+        """A name for each picture."""
+        ...
+
+    def load(self, index: int) -> Item:
+        """The picture, or an :class:`InputError` that says why there is none."""
+        ...
+
+    def subsets(self, index: int) -> list[str]:
+        """Subsets that the picture belongs to."""
+        ...
+
+    def identity(self) -> object:
+        """What changes when the pictures or their boxes change."""
+        ...
+
+
+@dataclass
+class Given:
+    """A :class:`Source` made of what is in memory."""
+
+    images: Any
+    boxes: Sequence[Any] | None = None
+    masks: Any = None
+    target: Any = None
+    named: Sequence[str] | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        for what, value in (
+            ("boxes", self.boxes), ("masks", self.masks), ("target", self.target), ("names", self.named),
+            *self.flags.items(),
+        ):  # fmt: skip
+            if value is not None and len(value) != count:
+                raise InputError(f"{what} has {len(value)} entries for {count} images")
+
+    @property
+    def truth(self) -> bool:  # noqa: D102
+        return self.boxes is not None or self.masks is not None
+
+    @property
+    def targets(self) -> bool:  # noqa: D102
+        return self.target is not None
+
+    def names(self) -> list[str]:  # noqa: D102
+        return [str(i) for i in range(len(self.images))] if self.named is None else list(self.named)
+
+    def load(self, index: int) -> Item:  # noqa: D102
+        picture = self.images[index]
+        picture = picture[0] if isinstance(picture, (tuple, list)) else picture
+        boxes = None if self.boxes is None else torch.as_tensor(self.boxes[index]).reshape(-1, 4)
+        mask = None if self.masks is None else torch.as_tensor(self.masks[index])
+        return Item(picture, boxes, mask, None if self.target is None else int(self.target[index]))
+
+    def subsets(self, index: int) -> list[str]:  # noqa: D102
+        return [name for name, flags in self.flags.items() if bool(flags[index])]
+
+    def identity(self) -> object:  # noqa: D102
+        parts = hashlib.sha256()
+        for index in range(len(self.images)):
+            item = self.load(index)
+            for tensor in (item.picture, item.boxes, item.mask):
+                if tensor is not None:
+                    parts.update(tensor.detach().cpu().double().numpy().tobytes())
+            parts.update(str((item.target, self.subsets(index))).encode())
+        return parts.hexdigest()

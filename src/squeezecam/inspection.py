@@ -1,0 +1,149 @@
+"""What a model looks like to squeezecam: where a block would go, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from squeezecam.attach import attach
+from squeezecam.native_se import NativeBlock, find_native
+from squeezecam.site import Candidate, Place, Site
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SHOWN = 8
+"""Candidates that the text shows; all of them are in :attr:`Inspection.candidates`."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Where blocks go in a model.
+
+    Attributes:
+        model: class of the model.
+        model_parameters: how many it has.
+        places: per stream, the place that was taken.
+        candidates: every feature map that was considered, the last one of the pass first, each with the verdict.
+        added: per stream, parameters of the block.
+        heads: per output, what feeds its classification layer, in words.
+        exact: per output, whether its class map needs no fit and adds up to the logit.
+        signed: per stream, whether the features can be negative, so that their plain mean would cancel.
+        native: SE blocks that the model has already.
+
+    """
+
+    model: str
+    model_parameters: int
+    places: dict[str, Place]
+    candidates: list[Candidate]
+    added: dict[str, int]
+    heads: dict[str, str]
+    exact: dict[str, bool]
+    signed: dict[str, bool]
+    native: list[NativeBlock]
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The places in the form that ``attach(at=...)`` takes."""
+        return {stream: place.site for stream, place in self.places.items()}
+
+    def paste(self) -> str:
+        """The value of ``at`` to type."""
+        sites = self.sites
+        return repr(next(iter(sites.values()))) if len(sites) == 1 else repr(sites)
+
+    def grid_on(self, picture: Image, stream: str | None = None) -> Image:
+        """``picture`` with the lines of the native grid (height and width) drawn over it, as a new image."""
+        from PIL import ImageDraw
+
+        place = self.places[stream] if stream is not None else next(iter(self.places.values()))
+        rows, columns = place.grid[-2:] if len(place.grid) > 1 else (1, place.grid[0])
+        drawn = picture.convert("RGB")
+        pen = ImageDraw.Draw(drawn)
+        width, height = drawn.size
+        for i in range(1, columns):
+            pen.line([(width * i / columns, 0), (width * i / columns, height)], fill=(255, 255, 0))
+        for i in range(1, rows):
+            pen.line([(0, height * i / rows), (width, height * i / rows)], fill=(255, 255, 0))
+        return drawn
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "model": self.model,
+            "model_parameters": self.model_parameters,
+            "at": self.paste(),
+            "places": {stream: {**_plain(place), "added": self.added[stream]} for stream, place in self.places.items()},
+            "candidates": [{**_plain(c.place), "verdict": c.verdict, "taken": c.taken} for c in self.candidates],
+            "heads": {name: {"describe": text, "exact": self.exact[name]} for name, text in self.heads.items()},
+            "signed": dict(self.signed),
+            "native_blocks": [{"name": block.name, "kind": block.kind} for block in self.native],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}, {self.model_parameters:,} parameters", ""]
+        for stream, place in self.places.items():
+            share = self.added[stream] / max(1, self.model_parameters)
+            lines.append(f"{stream}: {place.describe()}")
+            lines.append(f"  adds {self.added[stream]:,} parameters ({share:.2%})")
+            if self.signed.get(stream):
+                lines.append("  features can be negative: a plain mean over channels would cancel")
+        lines += ["", "what feeds the classifier"]
+        lines += [f"  {name}: {text}" for name, text in self.heads.items()]
+        lines += ["", "candidates, the last map first"]
+        for candidate in self.candidates[:SHOWN]:
+            lines.append(f"  {'*' if candidate.taken else ' '} {candidate.place.describe()}: {candidate.verdict}")
+        if len(self.candidates) > SHOWN:
+            lines.append(f"    and {len(self.candidates) - SHOWN} more")
+        if self.native:
+            last = self.native[-1]
+            lines += ["", f"{len(self.native)} SE blocks of its own, the last one {last.name} ({last.kind}): squeezecam.native_se reads them"]
+        return "\n".join([*lines, "", f"at={self.paste()}"])
+
+
+def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
+    """Where :func:`squeezecam.attach` would put blocks, and why. Costs what ``attach`` costs: two forward passes.
+
+    Args:
+        model: as for ``attach``.
+        example: what the model takes: a tensor, a tuple or a dict.
+        at: a place to look at in place of the one that is found, as for ``attach``.
+
+    Raises:
+        SiteError: no feature map with spatial extent, or ``at`` does not name one.
+        InputError: something else than a module was given.
+
+    """
+    squeeze = attach(model, example, at=at)
+    heads = {}
+    for name in squeeze.outputs:
+        head = squeeze.heads.get(name)
+        last = squeeze.classifiers.get(name)
+        heads[name] = head.describe() if head is not None else f"not one of the known forms{f', last layer {last!r}' if last else ''}"
+    return Inspection(
+        model=type(squeeze.model).__name__,
+        model_parameters=sum(p.numel() for p in squeeze.model.parameters()),
+        places=dict(squeeze.places),
+        candidates=list(squeeze.candidates),
+        added={stream: sum(p.numel() for p in squeeze.block(stream).parameters()) for stream in squeeze.places},
+        heads=heads,
+        exact={name: name in squeeze.heads and squeeze.heads[name].exact for name in squeeze.outputs},
+        signed=dict(squeeze.signed),
+        native=find_native(squeeze.model),
+    )
+
+
+def _plain(place: Place) -> dict[str, Any]:
+    return {
+        "module": place.module,
+        "when": place.when,
+        "layout": place.layout.text,
+        "grid": list(place.grid),
+        "channels": place.channels,
+        "item": list(place.item),
+        "call": place.call,
+        "site": repr(place.site),
+    }

@@ -1,0 +1,135 @@
+"""The four controls, maps without selection or without a look at the model, and the package's own in the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam import heatmap, tree
+from squeezecam.attach import Squeeze
+from squeezecam.errors import InputError
+from squeezecam.explanation import METHODS, input_size
+from squeezecam.metrics.controls import all_channel_mean, centred_gaussian, random_channels, random_map
+from squeezecam.peers.method import MapMethod, Run
+from squeezecam.tap import evaluating
+
+SHARE = 0.1
+_Native = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+def own(name: str) -> Run:
+    """A method of :func:`squeezecam.explanation.explain`."""
+
+    def run(
+        squeeze: Squeeze,
+        inputs: Any,
+        target: Tensor | None,
+        *,
+        output: str | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        found = squeeze.explain(inputs, method=name, target=target, output=output).heatmap
+        if isinstance(found, dict) or found.ndim != 3:
+            raise InputError("comparisons are for models with one map with height and width per picture")
+        maps: Tensor = found
+        return maps
+
+    return run
+
+
+def _on_features(native: _Native) -> Run:
+    """A control made of the features, enlarged as our maps are; of positive parts where the mean would cancel."""
+
+    def run(
+        squeeze: Squeeze,
+        inputs: Any,
+        target: Tensor | None,
+        *,
+        output: str | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        with torch.no_grad(), evaluating(squeeze):
+            _, captures = squeeze.capture(inputs)
+        (stream, seen), *others = captures.items()
+        if others or seen.features.ndim != 4:
+            raise InputError("controls are for models with one map with height and width per picture")
+        features = seen.features.relu() if squeeze.signed[stream] else seen.features
+        maps = native(features, _seeds(seeds, len(features)))
+        return heatmap.upsample(maps, _size(squeeze, inputs)).clamp_min(0)
+
+    return run
+
+
+def _without_model(
+    squeeze: Squeeze,
+    inputs: Any,
+    target: Tensor | None,
+    *,
+    output: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    count, device = _batch(inputs)
+    place = next(iter(squeeze.places.values()))
+    grid = (place.grid[0], place.grid[1])
+    maps = torch.cat([random_map(1, grid, _generator(seed)) for seed in _seeds(seeds, count)])
+    return heatmap.upsample(maps.to(device), _size(squeeze, inputs)).clamp_min(0)
+
+
+def _gaussian(
+    squeeze: Squeeze,
+    inputs: Any,
+    target: Tensor | None,
+    *,
+    output: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Tensor:
+    count, device = _batch(inputs)
+    return centred_gaussian(count, *_size(squeeze, inputs), device=device)
+
+
+def _random_channels(features: Tensor, seeds: Sequence[int]) -> Tensor:
+    return torch.cat([random_channels(features[i : i + 1], SHARE, _generator(seed)) for i, seed in enumerate(seeds)])
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _seeds(seeds: Sequence[int] | None, count: int) -> Sequence[int]:
+    if seeds is not None and len(seeds) != count:
+        raise InputError(f"{len(seeds)} seeds for {count} samples")
+    return range(count) if seeds is None else seeds
+
+
+def _batch(inputs: Any) -> tuple[int, torch.device]:
+    call = tree.as_call(inputs)
+    return tree.batch_size(*call), tree.leaves(call)[0][1].device
+
+
+def _size(squeeze: Squeeze, inputs: Any) -> tuple[int, int]:
+    stream, place = next(iter(squeeze.places.items()))
+    size = input_size(place, squeeze.input_paths[stream], tree.as_call(inputs))
+    if len(size) != 2:
+        raise InputError(f"controls are for maps with height and width, this model's have {len(size)} axes")
+    return size[0], size[1]
+
+
+def methods() -> list[MapMethod]:
+    """Ours, then the controls."""
+    mean: _Native = lambda features, seeds: all_channel_mean(features)  # noqa: E731
+    return [
+        *(MapMethod(name, name, "own", own(name), lambda squeeze, shape: 1.0) for name in METHODS),
+        MapMethod("all-channel-mean", "all-channel mean", "control", _on_features(mean), lambda squeeze, shape: 1.0),
+        MapMethod(
+            "random-channels",
+            f"random {SHARE:.0%} of channels".replace("%", " %"),
+            "control",
+            _on_features(_random_channels),
+            lambda squeeze, shape: 1.0,
+        ),
+        MapMethod("random-map", "random map", "control", _without_model, lambda squeeze, shape: 0.0),
+        MapMethod("centred-gaussian", "centred Gaussian", "control", _gaussian, lambda squeeze, shape: 0.0),
+    ]

@@ -1,0 +1,67 @@
+"""What an entry of the registry is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from squeezecam.attach import Squeeze
+
+Kind = Literal["own", "peer", "control"]
+
+
+class Run(Protocol):
+    """How maps are made."""
+
+    def __call__(
+        self,
+        squeeze: Squeeze,
+        inputs: Any,
+        target: Tensor | None,
+        *,
+        output: str | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Raw maps ``(N, H, W)`` at the input's height and width; ``seeds``: one per sample, for what is random."""
+        ...
+
+
+@dataclass(frozen=True)
+class MapMethod:
+    """A way to a map.
+
+    Attributes:
+        name: as users type it.
+        label: as tables and pictures show it.
+        kind: ``"own"``, ``"peer"`` or ``"control"``.
+        run: makes the maps.
+        cost: about how many forward passes one image takes, from the squeeze and the picture's shape ``(C, H, W)``.
+        slow: only run when asked for by name.
+        library: package that has to be installed, or None.
+        reference: where the method comes from.
+
+    """
+
+    name: str
+    label: str
+    kind: Kind
+    run: Run
+    cost: Callable[[Squeeze, tuple[int, ...]], float]
+    slow: bool = False
+    library: str | None = None
+    reference: str = ""
+
+    def __call__(
+        self,
+        squeeze: Squeeze,
+        inputs: Any,
+        target: Tensor | None = None,
+        *,
+        output: str | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Raw maps ``(N, H, W)`` of what ``squeeze`` does with ``inputs``, for the classes ``target (N,)``."""
+        return self.run(squeeze, inputs, target, output=output, seeds=seeds)

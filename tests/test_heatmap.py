@@ -1,0 +1,109 @@
+"""Aggregation and upsampling."""
+
+import pytest
+import torch
+
+import oracle
+from squeezecam import heatmap
+from squeezecam.errors import InputError
+
+GRIDS = [((5,), (17,)), ((9,), (4,)), ((3, 4), (11, 9)), ((7, 7), (30, 30)), ((6, 5), (3, 4)), ((2, 3, 3), (5, 7, 8))]
+
+
+def test_each_aggregation_on_numbers_that_one_can_check():
+    features = torch.tensor([[[3.0, -1.0], [1.0, 1.0], [100.0, 100.0]]])
+    gates = torch.tensor([[0.5, 1.0, 1.0]])
+    kept = torch.tensor([[True, True, False]])
+    assert heatmap.aggregate(features, gates, kept, "mean").tolist() == [[1.25, 0.25]]
+    assert heatmap.aggregate(features, gates, kept, "positive").tolist() == [[1.25, 0.5]]
+    expected = torch.tensor([[((1.5**2 + 1) / 2) ** 0.5, ((0.5**2 + 1) / 2) ** 0.5]])
+    torch.testing.assert_close(heatmap.aggregate(features, gates, kept, "energy"), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 4), (2, 6, 2, 3, 4)])
+def test_aggregation_averages_only_the_kept_channels_of_each_sample(shape):
+    features, gates = torch.rand(shape, dtype=torch.float64), torch.rand(2, 6, dtype=torch.float64)
+    kept = torch.tensor([[True, False, True, False, False, True], [False, True, False, False, False, False]])
+    found = heatmap.aggregate(features, gates, kept)
+    for i in range(2):
+        channels, grid = oracle.flat_channels(features[i], 0)
+        expected = oracle.average_kept(channels, gates[i].tolist(), kept[i].tolist())
+        torch.testing.assert_close(found[i], torch.tensor(expected).double().view(grid), atol=1e-7, rtol=0)
+
+
+def test_after_a_layer_norm_the_mean_cancels_and_the_others_find_the_evidence():
+    features = torch.randn(1, 4, 4, 64, dtype=torch.float64)
+    features[0, 1, 2, :8] += 12  # eight channels fire at one position
+    normed = torch.nn.functional.layer_norm(features, (64,)).permute(0, 3, 1, 2)
+    gates, everything = torch.ones(1, 64).double(), torch.ones(1, 64, dtype=torch.bool)
+    assert heatmap.aggregate(normed, gates, everything, "mean").abs().max() < 1e-12
+    chosen = torch.arange(64)[None] < 8
+    for how in ("positive", "energy"):
+        assert heatmap.aggregate(normed, gates, chosen, how).flatten().argmax() == 1 * 4 + 2
+
+
+def test_weighted_sum_is_signed_and_accumulates_in_single():
+    features = torch.full((1, 2, 3), 300.0, dtype=torch.float16)
+    found = heatmap.weighted_sum(features, torch.tensor([[400.0, -1.0]]))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[119700.0] * 3]
+
+
+@pytest.mark.parametrize(("grid", "size"), GRIDS)
+def test_upsampling_is_that_of_the_literal_implementation(grid, size):
+    maps = torch.randn(2, *grid, dtype=torch.float64)
+    found = heatmap.upsample(maps, size)
+    for i in range(2):
+        expected = oracle.upsample(maps[i].reshape(-1).tolist(), grid, size)
+        torch.testing.assert_close(found[i], torch.tensor(expected, dtype=torch.float64).view(size), atol=1e-10, rtol=0)
+
+
+def test_averaging_first_and_upsampling_once_is_the_same_map():
+    features, gates = torch.rand(1, 40, 7, 7), torch.rand(1, 40)
+    kept = torch.rand(1, 40) > 0.5
+    once = heatmap.upsample(heatmap.aggregate(features, gates, kept), (56, 56))
+    scaled = (features * gates[:, :, None, None])[0, kept[0]]
+    torch.testing.assert_close(once, heatmap.upsample(scaled, (56, 56)).mean(0, keepdim=True), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mode", heatmap.UPSAMPLING)
+@pytest.mark.parametrize(("grid", "size"), GRIDS)
+def test_every_mode_keeps_a_constant_and_the_shape(mode, grid, size):
+    found = heatmap.upsample(torch.full((2, *grid), 3.0), size, mode)
+    assert found.shape == (2, *size)
+    torch.testing.assert_close(found, torch.full((2, *size), 3.0))
+
+
+def test_linear_and_nearest_stay_within_the_range_where_cubic_overshoots():
+    spike = torch.zeros(1, 5, 5)
+    spike[0, 2, 2] = 1
+    assert heatmap.upsample(spike, (40, 40)).min() < -0.01
+    for mode in ("linear", "nearest"):
+        found = heatmap.upsample(spike, (40, 40), mode)
+        assert found.min() == 0
+        assert found.max() <= 1
+    assert heatmap.upsample(spike, (40, 40), "nearest").sum() == 64  # an 8x8 cell
+
+
+def test_the_hottest_cell_stays_where_it_is():
+    for mode in heatmap.UPSAMPLING:
+        maps = torch.rand(1, 4, 6)
+        maps[0, 3, 1] = 5
+        found = heatmap.upsample(maps, (40, 60), mode)
+        y, x = divmod(int(found[0].argmax()), 60)
+        assert (y // 10, x // 10) == (3, 1)
+
+
+def test_the_same_size_is_left_alone_to_the_bit():
+    maps = torch.randn(2, 5, 6)
+    assert torch.equal(heatmap.upsample(maps, (5, 6)), maps)
+
+
+def test_unknown_names_and_other_ranks_are_refused():
+    maps = torch.rand(1, 4, 4)
+    with pytest.raises(InputError, match=r"unknown upsampling 'cubic'; expected one of bicubic, linear, nearest"):
+        heatmap.upsample(maps, (4, 4), "cubic")
+    with pytest.raises(InputError, match="ranks differ"):
+        heatmap.upsample(maps, (8,))
+    with pytest.raises(InputError, match="unknown aggregation 'sum'"):
+        heatmap.aggregate(torch.rand(1, 2, 3), torch.rand(1, 2), torch.ones(1, 2, dtype=torch.bool), "sum")
