@@ -340,7 +340,6 @@ def test_two_threads_explain_with_one_squeeze(apply):
     assert hooks_of(model) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the thread that switched to evaluation mode switches back under the other one")
 def test_the_thread_that_ends_first_does_not_wake_the_dropout_of_the_other():
     class Meeting(Moody):
         """The first pass begins first and ends first; the second is held in its middle until then."""

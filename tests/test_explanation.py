@@ -58,15 +58,19 @@ def test_the_published_map_in_single_precision():
         torch.testing.assert_close(explained.heatmap[i].double(), expected["heatmap"], atol=1e-5, rtol=0)
 
 
-def test_features_that_can_be_negative_are_aggregated_by_their_positive_part_and_the_result_says_so():
+def test_features_negative_as_often_as_positive_are_read_by_their_contrast_and_the_result_says_so():
     model, x = NormHead(), example()
     squeeze = attached(model, x)
     explained = squeeze.explain(x, method="published")
-    assert explained.method == "published, aggregate=positive"
-    features = model.features(x).detach().relu()
-    scaled = features * explained.gates[:, :, None, None]
-    expected = torch.stack([scaled[i, explained.kept[i]].mean(0) for i in range(len(x))])
+    assert explained.method == "published, aggregate=contrast"
+    features = model.features(x).detach()
+    scaled = (features - features.mean((2, 3), keepdim=True)) * explained.gates[:, :, None, None]
+    expected = torch.stack([scaled[i, explained.kept[i]].square().mean(0).sqrt() for i in range(len(x))])
     torch.testing.assert_close(explained.raw, expected)
+    positive = squeeze.explain(x, method="published", aggregate="positive")
+    scaled = features.relu() * explained.gates[:, :, None, None]
+    expected = torch.stack([scaled[i, explained.kept[i]].mean(0) for i in range(len(x))])
+    torch.testing.assert_close(positive.raw, expected)
     plain = squeeze.explain(x, method="published", aggregate="mean")
     assert plain.method == "published, aggregate=mean"
     assert not torch.allclose(plain.raw, explained.raw)
@@ -265,7 +269,7 @@ def test_size_and_upsampling():
     [
         ({"method": "gradcam"}, "published, contribution, class"),
         ({"score": "weight"}, "gate, contribution, class"),
-        ({"aggregate": "max"}, "mean, positive, energy, class"),
+        ({"aggregate": "max"}, "mean, positive, energy, contrast, class"),
         ({"upsample": "cubic"}, "bicubic, linear, nearest"),
         ({"keep": "best"}, "unknown keep rule"),
         ({"output": "gender"}, "no output 'gender'; it has output"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from squeezecam.models.loaded import LoadedModel
 
 app = typer.Typer(
-    help="Heatmaps that the model computes itself: one SE block before the classifier, one forward pass, no gradients.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,6 +44,23 @@ At = Annotated[
 ]
 Output = Annotated[str | None, typer.Option("--output", help="which of several outputs of the model")]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="refuse pictures with more pixels than this")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from squeezecam import __version__
+
+        print(f"squeezecam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """Heatmaps that the model computes itself: one SE block before the classifier, one forward pass, no gradients."""
 
 
 @app.command()
@@ -121,17 +138,16 @@ def explain(
     with _bar("explaining", len(sources)) as done:
         outcome = explain_pictures(loaded, squeeze, sources, out, options, about=about, failures=failures, done=done)
     if as_json:
-        print((outcome.folder / "results.json").read_text())
+        print((outcome.folder / "results.json").read_text(encoding="utf-8"))
     else:
         if adapter is None and outcome.results:
-            print(f"no adapter: the {outcome.results[0]['method']} map is shown ({_why(squeeze, method)})")
-        doubtful = sum(
-            row["status"] != "ok" and not row["status"].startswith("block not fitted") for row in outcome.results
-        )
-        print(
-            f"{len(outcome.results)} of {len(sources)} pictures explained"
-            + (f", {doubtful} with a doubt (see results.json)" if doubtful else "")
-        )
+            print(f"no adapter: the {outcome.results[0]['method']} map is shown ({_why(squeeze, method, output)})")
+        if output is None and len(squeeze.outputs) > 1:
+            others = ", ".join(name for name in squeeze.outputs if name != squeeze.default_output)
+            print(f"output '{squeeze.default_output}' is explained; --output chooses another ({others})")
+        print(f"{len(outcome.results)} of {len(sources)} pictures explained")
+        for doubt, count in list(outcome.doubts().items())[:5]:
+            print(f"  {count} with a doubt: {doubt}")
         _wrote(outcome.written)
     if outcome.interrupted:
         print("interrupted: what is finished was kept", file=sys.stderr)
@@ -153,7 +169,7 @@ def fit(
         str, typer.Option("--apply", help="observe: the outputs stay the model's own; gate: the block is in the path")
     ] = "observe",
     agreement: Annotated[
-        float, typer.Option("--agreement", help="share of predictions that the block has to leave unchanged")
+        float, typer.Option("--agreement", min=0.0, max=1.0, help="share of predictions that the block has to leave unchanged")
     ] = 0.99,
     output: Output = None,
     at: At = None,
@@ -168,10 +184,10 @@ def fit(
 ) -> None:
     """Fit one SE block on pictures, without labels, and save it as an adapter."""
     from squeezecam.commands.fit import fit_pictures
+    from squeezecam.commands.place import check_file
     from squeezecam.data.images import find_images
-    from squeezecam.files import output_folder
 
-    output_folder(out.parent)
+    check_file(out)
     sources = find_images(images, max_pixels=max_pixels)
     loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, None, apply, False)
     failures = _failures()
@@ -180,6 +196,7 @@ def fit(
             loaded,
             squeeze,
             sources,
+            out,
             batch_size=batch_size,
             failures=failures,
             done=done,
@@ -187,7 +204,6 @@ def fit(
             agreement=agreement,
             seed=seed,
         )
-    squeeze.save(out)
     if as_json:
         print(json.dumps({"command": _command(), "adapter": str(out), **report.as_dict()}, indent=2))
     else:
@@ -319,7 +335,8 @@ def compare(
     failures = _failures()
     with _bar("comparing", len(sources)) as done:
         found = compare_pictures(
-            loaded, squeeze, sources, out, chosen, target=target, output=output, seed=seed, about=about, failures=failures, done=done,
+            loaded, squeeze, sources, out, chosen, target=target, output=output, seed=seed, about=about,
+            failures=failures, done=done,
         )  # fmt: skip
     if found.times and as_json:
         print((found.folder / "comparison.json").read_text())
@@ -404,8 +421,8 @@ def evaluate(
     files = Files(loaded, sources, found_boxes, subset or [], target, say)
     try:
         evaluation = evaluate_pictures(
-            loaded, squeeze, files, chosen, metrics, output=output, failures=failures, steps=steps, batch_size=batch_size,
-            sample=sample, seed=seed, out=out, about=about, say=say,
+            loaded, squeeze, files, chosen, metrics, output=output, failures=failures, steps=steps,
+            batch_size=batch_size, sample=sample, seed=seed, out=out, about=about, say=say,
         )  # fmt: skip
     except KeyboardInterrupt:
         print(f"interrupted: finished batches are kept in {out}, the same command goes on from there", file=sys.stderr)
@@ -443,6 +460,9 @@ def inspect(
 
 def main() -> None:
     """Run the command line; every error that is meant for users is one line, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     warnings.simplefilter("ignore")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", SqueezeWarning)
@@ -458,6 +478,10 @@ def main() -> None:
         sys.exit(1)
     except MemoryError:
         _stop("out of memory: try a smaller --batch-size")
+    except OSError as error:
+        if os.environ.get("SQUEEZECAM_DEBUG"):
+            raise
+        _stop(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     except Exception as error:
         if os.environ.get("SQUEEZECAM_DEBUG"):
             raise
@@ -486,6 +510,8 @@ def _squeeze(
 
     if apply not in (None, "observe", "gate"):
         raise InputError(f"--apply is '{apply}'; expected 'observe' or 'gate'")
+    if at is not None and adapter is not None:
+        raise InputError("--at and --adapter contradict each other: the adapter says where its block is; leave out --at")
     torch.manual_seed(seed)
     if adapter is not None:
         read(adapter)  # a damaged file is told before a model is loaded
@@ -505,12 +531,12 @@ def _site(at: str | None) -> Any:
     return Site(name, when) if when in ("input", "output") and name else Site(at)  # type: ignore[arg-type]
 
 
-def _why(squeeze: Squeeze, method: str | None) -> str:
+def _why(squeeze: Squeeze, method: str | None, output: str | None) -> str:
     if method is not None:
         return "asked for"
     return (
         "it needs no fit"
-        if squeeze.head() is not None
+        if squeeze.head(output) is not None
         else "no exact class map for this head; fit a block for better maps"
     )
 

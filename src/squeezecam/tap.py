@@ -14,6 +14,9 @@ from squeezecam import tree
 from squeezecam.errors import SiteError
 from squeezecam.site import Place
 
+_lock = threading.Lock()
+_held: dict[nn.Module, int] = {}  # modules in training mode that are held in evaluation mode, and by how many
+
 Handler = Callable[[Tensor], Tensor | None]
 
 
@@ -106,12 +109,23 @@ def tapped(model: nn.Module, places: dict[str, Place], handlers: dict[str, Handl
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module of ``model`` in evaluation mode, and each one's own flag put back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    """Every module of ``model`` in evaluation mode, and each one's own flag put back afterwards.
+
+    Where several threads hold the same module, the last one to leave puts its flag back.
+    """
+    mine: list[nn.Module] = []
+    with _lock:
+        for module in model.modules():
+            if module.training or module in _held:
+                _held[module] = _held.get(module, 0) + 1
+                module.training = False
+                mine.append(module)
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _lock:
+            for module in mine:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -184,6 +183,7 @@ class _Run:
 
     def take(self, one: Prepared, explanation: Explanation) -> None:
         """Write the maps of one picture and, unless the scale has to wait for all of them, its figures."""
+        self._check_labels(explanation)
         finished = self._describe(one, explanation)
         files = finished.row["files"]
         heat = explanation.heatmap[0].float().cpu().numpy()
@@ -193,7 +193,6 @@ class _Run:
                 self.waiting.append(finished)
             else:
                 self._draw(finished, one.picture, heat, scale_of(heat, self.options.scale))
-        self._check_labels(explanation)
         self.outcome.results.append(finished.row)
 
     def finish(self) -> None:
@@ -231,7 +230,7 @@ class _Run:
             )
         status = "; ".join(doubt for doubt in doubts if doubt and doubt != "ok") or "ok"
         share = float(explanation.kept[0].float().mean())
-        hottest = float(explanation.heatmap[0].max())
+        finite = explanation.heatmap[0][explanation.heatmap[0].isfinite()]
         name = self.names[one.source.name]
         row = {
             "file": one.source.label,
@@ -243,7 +242,7 @@ class _Run:
             "method": explanation.method,
             "status": status,
             "share_kept": share,
-            "hottest": hottest if math.isfinite(hottest) else None,
+            "hottest": float(finite.max()) if finite.numel() else None,
             "seen_box": seen.box,
             "files": {"panel": f"{name}.png", "overlay": f"{name}.overlay.png", "maps": f"{name}.npz"},
         }

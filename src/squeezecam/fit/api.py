@@ -122,7 +122,7 @@ def fit(
             extra = on_labels.head_parameters(squeeze, cache, output) if train == "head" else {}
             trained = list(extra)
             settings = {"lr": lr, "epochs": epochs}
-            _leave_identity(squeeze)
+            _start_by_seed(squeeze)
             with bar.task("fit", epochs) as advance:
                 history = on_labels.train_cached(
                     squeeze, cache, output, task, fitting, stopping,
@@ -181,12 +181,12 @@ def _length(batches: Iterable[Any]) -> int | None:
         return None
 
 
-def _leave_identity(squeeze: Squeeze) -> None:
-    """Fresh first layers where a label-free fit had made them: training on labels starts from the published form."""
+def _start_by_seed(squeeze: Squeeze) -> None:
+    """New blocks start from this fit's seed, not from whatever was drawn when they were attached; fitted ones go on."""
     for stream in squeeze.places:
         block = squeeze.block(stream)
         if not block.fitted:
-            torch.nn.init.kaiming_uniform_(block.reduce.weight, a=5**0.5)
+            block.reset_parameters()
 
 
 def _report(

@@ -25,6 +25,8 @@ from squeezecam.frames import squeeze_stream, time_axis
 
 LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
 """Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""
+PAIR = ((0.0, 1.0),)
+"""Two opposite rows: whichever speaks, one of them fires; the winner's logit is no linear function of ``z`` there."""
 SINGLE = ((0.7, 1.0),)
 """The one unit per class where classes are many."""
 FEW_UNITS = 256
@@ -151,7 +153,7 @@ def detectors(weight: Tensor, bias: Tensor, vectors: Tensor) -> tuple[Tensor, Te
     winner = _solve(vectors, (vectors @ rows.T).amax(1))
     columns = (weight * strength**POWER).T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
-    ladder = LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
+    ladder = PAIR if len(weight) == 2 else LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
     first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])
     return first, columns.repeat(1, len(ladder))
 

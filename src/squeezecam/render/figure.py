@@ -107,7 +107,7 @@ def tile(
     alpha: float | None = None,
     size: int = 200,
 ) -> Image.Image:
-    """A small overlay in a square of ``size``, with a caption of up to two lines and the scale's numbers below.
+    """A small overlay in a square of ``size``, with a caption of up to three lines and the scale's numbers below.
 
     Without a heatmap it is the picture alone. ``show_scale=False`` leaves the numbers out, for sheets on which one
     colour bar has them. Other arguments and errors as in `panel`.
@@ -122,7 +122,7 @@ def tile(
         numbers = f"constant {number(used.hi)}" if used.flat else f"{number(used.lo)} to {number(used.hi)}"
     blocks = [on_mat(shown, size, size)]
     if caption:
-        blocks.append(text_block(caption, size, SMALL, fill=INK))
+        blocks.append(text_block(caption, size, SMALL, fill=INK, max_lines=3))
     if notice:
         blocks.append(text_block(notice, size, SMALL, fill=AMBER))
     if numbers and show_scale:
