@@ -19,8 +19,8 @@ CELL = 4
 class Planted(nn.Module):
     """A patch layer, the map laid out in some way, and a head that pools it.
 
-    Every channel answers to the brightness of its cell, half of them with the opposite sign. ``lay`` brings ``(N, C, *S)`` into the layout,
-    ``pool`` takes that to ``(N, C)``.
+    Every channel answers to the brightness of its cell, half of them with the opposite sign. ``lay`` brings ``(N, C,
+    *S)`` into the layout, ``pool`` takes that to ``(N, C)``.
     """
 
     def __init__(self, lay, pool, rank: int = 2, channels: int = 12, norm: bool = False) -> None:
@@ -100,19 +100,28 @@ IMAGE, CLIP = (1, 16, 24), (4, 1, 16, 24)
 CASES = {
     "n c h w": (lambda: Planted(lambda m, y: y, lambda m, y: y.mean((2, 3))), IMAGE),
     "n h w c": (lambda: Planted(lambda m, y: y.permute(0, 2, 3, 1), lambda m, y: y.mean((1, 2))), IMAGE),
-    "n h w c, normed": (lambda: Planted(lambda m, y: y.permute(0, 2, 3, 1), lambda m, y: y.mean((1, 2)), norm=True), IMAGE),
+    "n h w c, normed": (
+        lambda: Planted(lambda m, y: y.permute(0, 2, 3, 1), lambda m, y: y.mean((1, 2)), norm=True),
+        IMAGE,
+    ),
     "n h w c, windows": (lambda: Planted(windows, lambda m, y: y.mean((1, 2)), norm=True), IMAGE),
     "n (h w) c": (lambda: Planted(lambda m, y: tokens(y), lambda m, y: y.mean(1), norm=True), IMAGE),
     "n (1+ h w) c": (lambda: Planted(with_extra(1), lambda m, y: y[:, 1:].mean(1), norm=True), IMAGE),
     "n (2+ h w) c": (lambda: Planted(with_extra(2), lambda m, y: y[:, 2:].mean(1), norm=True), IMAGE),
     "n (h w + 2) c": (lambda: Planted(with_extra(2, after=True), lambda m, y: y[:, :-2].mean(1)), IMAGE),
     "n (1+ h w) c, class token": (lambda: Planted(with_extra(1), attended, norm=True), IMAGE),
-    "(h w) n c": (lambda: Planted(lambda m, y: y.flatten(2).permute(2, 0, 1), lambda m, y: y.mean(0), norm=True), IMAGE),
+    "(h w) n c": (
+        lambda: Planted(lambda m, y: y.flatten(2).permute(2, 0, 1), lambda m, y: y.mean(0), norm=True),
+        IMAGE,
+    ),
     "n c (h w)": (lambda: Planted(lambda m, y: y.flatten(2), lambda m, y: y.mean(2)), IMAGE),
     "n c l": (lambda: Planted(lambda m, y: y, lambda m, y: y.mean(2), rank=1), (1, 40)),
     "n l c": (lambda: Planted(lambda m, y: y.transpose(1, 2), lambda m, y: y.mean(1), rank=1), (1, 40)),
     "n c t h w": (lambda: Planted(lambda m, y: y, lambda m, y: y.mean((2, 3, 4)), rank=3), (1, 8, 16, 24)),
-    "n t h w c": (lambda: Planted(lambda m, y: y.permute(0, 2, 3, 4, 1), lambda m, y: y.mean((1, 2, 3)), rank=3), (1, 8, 16, 24)),
+    "n t h w c": (
+        lambda: Planted(lambda m, y: y.permute(0, 2, 3, 4, 1), lambda m, y: y.mean((1, 2, 3)), rank=3),
+        (1, 8, 16, 24),
+    ),
     "n (t h w) c": (lambda: Planted(lambda m, y: tokens(y), lambda m, y: y.mean(1), rank=3), (1, 8, 16, 24)),
     "(n t) c h w": (Frames, CLIP),
     "n (1+ t h w) c": (lambda: VideoTokens(True), CLIP),
@@ -160,7 +169,10 @@ def test_map_peaks_at_the_planted_cell(name: str, batch: int) -> None:
         for i, place in enumerate(places):
             assert peak(explanation.raw[i]) == place, (method, i)
             large = peak(explanation.heatmap[i])
-            scale = [big // small for big, small in zip(explanation.heatmap.shape[1:], explanation.raw.shape[1:], strict=True)]
+            scale = [
+                big // small
+                for big, small in zip(explanation.heatmap.shape[1:], explanation.raw.shape[1:], strict=True)
+            ]
             assert tuple(at // by for at, by in zip(large, scale, strict=True)) == place, (method, i)
 
 
@@ -213,7 +225,9 @@ def test_plain_mean_after_a_layer_norm_is_noise_and_contrast_is_not() -> None:
 def test_mostly_positive_features_keep_their_sign() -> None:
     """After SiLU, what is present is what is positive: a dark cell among bright ones must not light up."""
     x, places = planted_input(IMAGE, 4, 2)
-    model = nn.Sequential(nn.Conv2d(1, 4, CELL, CELL), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, CELL, CELL), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
     with torch.no_grad():
         model[0].weight.fill_(1 / CELL**2)
         model[0].bias.fill_(-0.3)

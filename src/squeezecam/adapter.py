@@ -43,6 +43,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "format": FORMAT,
         "sites": {stream: _site_record(squeeze, stream) for stream in squeeze.places},
         "apply": squeeze.apply_mode,
+        "gates": "frame" if squeeze.per_frame else "clip",
         "hidden": {stream: squeeze.block(stream).hidden for stream in squeeze.places},
         "output": squeeze.default_output,
         "fit": squeeze.fit_info,
@@ -82,7 +83,8 @@ def load(
     _check_model(about["model"], fingerprint(model, without=list(trained)), Path(path), strict)
     at = {stream: _site(record, model) for stream, record in about["sites"].items()}
     with _installed(trained, _clean(model.state_dict()), Path(path)):
-        squeeze = attach(model, example, at=at, apply=apply or about["apply"])
+        gates = about.get("gates", "clip")
+        squeeze = attach(model, example, at=at, apply=apply or about["apply"], gates=gates)
         for stream in at:
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
     squeeze.fit_info = about["fit"]
@@ -176,7 +178,7 @@ def fingerprint(model: nn.Module, without: list[str] | None = None) -> dict[str,
         if name not in (without or ()) and tensor.is_floating_point() and tensor.numel():
             values.append(_rough(tensor))
     return {
-        "class": f"{type(model).__module__.rsplit('.', 1)[-1]}.{type(model).__qualname__}",
+        "class": type(model).__qualname__,
         "architecture": shapes.hexdigest()[:16],
         "parameters": str(sum(t.numel() for t in state.values())),
         "values": json.dumps(values),

@@ -25,7 +25,9 @@ class Anatomy:
     outputs: dict[str, tree.Path]
     default_output: str
     weights: dict[str, tuple[str | None, str | None, str | None, str | None]]
-    """Per output: names of weight and bias of its classification layer, and of scale and shift of a normalisation before it."""
+    """Per output: names of weight and bias of its classification layer, and of scale and shift of a normalisation
+    before it.
+    """
     graph: Graph = field(repr=False)
     result: Any = field(repr=False, default=None)
 
@@ -65,8 +67,8 @@ def _outputs(graph: Graph) -> dict[str, tuple[tree.Path, int]]:
         or "nothing that depends on its input"
     )
     raise SiteError(
-        f"the model returns {shapes}; expected class scores of shape (batch, classes). For a detector or a segmenter, attach to "
-        "its backbone with a classification head, or wrap it in a module that returns the score to be explained"
+        f"the model returns {shapes}; expected class scores of shape (batch, classes). For a detector or a segmenter, "
+        "attach to its backbone with a classification head, or wrap it in a module that returns the score to be explained"
     )
 
 

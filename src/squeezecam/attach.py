@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -309,6 +310,7 @@ def attach(
         )
     with torch.no_grad(), evaluating(model):
         anatomy = examine(model, args, kwargs, at)
+        anatomy.places = _named_streams(model, anatomy.places)
         probed = tree.get(anatomy.result, anatomy.outputs[anatomy.default_output])
         if len(anatomy.places) > 1 and probed.ndim == 3:
             anatomy.places = name_time(anatomy.places, probed.shape[1])
@@ -343,6 +345,19 @@ def _check_sites(at: Any) -> None:
             raise InputError(f"{stream!r} cannot name a stream: take a word such as 'face' or 'audio'")
         if not isinstance(site, (str, nn.Module, Site)) and not (site is None and at is None):
             raise InputError(f"a place is a module, its name or a Site; got {type(site).__name__}")
+
+
+def _named_streams(model: nn.Module, places: dict[str, Place]) -> dict[str, Place]:
+    """Streams that were found by the place of their input, ``0`` and ``1``, by the names that the model gives them."""
+    if not all(stream.isdigit() for stream in places):
+        return places
+    try:
+        names = list(inspect.signature(model.forward).parameters)
+        named = {names[int(stream)]: place for stream, place in places.items()}
+    except (ValueError, TypeError, IndexError):
+        return places
+    taken = any(hasattr(nn.ModuleDict, name) for name in named)
+    return places if taken or len(named) != len(places) else named
 
 
 def _blocks(model: nn.Module, anatomy: Anatomy, reduction: int, hidden: int | None) -> dict[str, SEBlock]:
@@ -401,7 +416,7 @@ def _before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, .
 
 
 def _before_all(anatomy: Anatomy, places: list[Place]) -> list[tuple[str, int, tuple[int, ...]]]:
-    """The same for several streams: calls that hold none of the places and whose results reach the output through them only."""
+    """The same for several streams: calls without a place inside, whose results reach the output through places only."""
     graph = anatomy.graph
     nodes, children = {place.node for place in places}, graph.children()
     leaves = [node for path, node in graph.outputs if path in anatomy.outputs.values()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 
@@ -21,7 +22,20 @@ if TYPE_CHECKING:
     from squeezecam.commands.pictures import Failures
     from squeezecam.models.loaded import LoadedModel
 
+
+class _Commands(TyperGroup):
+    """Commands whose interrupt is exit code 130 with any version of typer (older ones make it 1)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -140,7 +154,7 @@ def explain(
     if as_json:
         print((outcome.folder / "results.json").read_text(encoding="utf-8"))
     else:
-        if adapter is None and outcome.results:
+        if adapter is None and any(row["hottest"] is not None for row in outcome.results):
             print(f"no adapter: the {outcome.results[0]['method']} map is shown ({_why(squeeze, method, output)})")
         if output is None and len(squeeze.outputs) > 1:
             others = ", ".join(name for name in squeeze.outputs if name != squeeze.default_output)
@@ -169,7 +183,10 @@ def fit(
         str, typer.Option("--apply", help="observe: the outputs stay the model's own; gate: the block is in the path")
     ] = "observe",
     agreement: Annotated[
-        float, typer.Option("--agreement", min=0.0, max=1.0, help="share of predictions that the block has to leave unchanged")
+        float,
+        typer.Option(
+            "--agreement", min=0.0, max=1.0, help="share of predictions that the block has to leave unchanged"
+        ),
     ] = 0.99,
     output: Output = None,
     at: At = None,
@@ -253,6 +270,7 @@ def video(
 ) -> None:
     """A clip with its heatmaps: an mp4 with overlay, sound, score and curve; one scale over the clip."""
     from squeezecam.commands.video import VideoOptions, check_output, explain_clip
+    from squeezecam.files import plain
     from squeezecam.video.progress import frame_bar
 
     if scale not in ("shared", "quantile"):
@@ -270,9 +288,11 @@ def video(
         loaded, squeeze = _squeeze(model, weights, random, labels, device, seed, at, adapter, apply, strict)
         outcome = explain_clip(loaded, squeeze, clip, out, options, frame_bar)
     if as_json:
-        print(json.dumps({"command": _command(), "frames": outcome.frames, "seconds": outcome.seconds, "notes": outcome.notes,
-                          "summary": outcome.summary, "scores": outcome.rows, "written": [str(p) for p in outcome.written]},
-                         indent=2))  # fmt: skip
+        record = {
+            "command": _command(), "frames": outcome.frames, "seconds": outcome.seconds, "notes": outcome.notes,
+            "summary": outcome.summary, "scores": outcome.rows, "written": [str(path) for path in outcome.written],
+        }  # fmt: skip
+        print(json.dumps(plain(record), indent=2))
         return
     for note in outcome.notes:
         print(f"note: {note}")
@@ -396,7 +416,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """The table of metrics with controls: text, CSV and JSON, with intervals and paired differences to the best peer."""
+    """The table of metrics with controls, with intervals and paired differences to the best peer; text, CSV, JSON."""
     from squeezecam.commands.evaluate import Files, evaluate_pictures
     from squeezecam.data.images import find_images
     from squeezecam.evaluation.columns import choose_columns
@@ -511,7 +531,9 @@ def _squeeze(
     if apply not in (None, "observe", "gate"):
         raise InputError(f"--apply is '{apply}'; expected 'observe' or 'gate'")
     if at is not None and adapter is not None:
-        raise InputError("--at and --adapter contradict each other: the adapter says where its block is; leave out --at")
+        raise InputError(
+            "--at and --adapter contradict each other; the adapter says where its block is: leave --at out"
+        )
     torch.manual_seed(seed)
     if adapter is not None:
         read(adapter)  # a damaged file is told before a model is loaded

@@ -136,6 +136,7 @@ def explain(
     upsample: str = "bicubic",
     size: int | tuple[int, ...] | None = None,
     lengths: Any = None,
+    captured: tuple[Any, dict[str, Capture]] | None = None,
 ) -> Explanation:
     """Explain a batch in one forward pass, without gradients, in evaluation mode.
 
@@ -158,6 +159,7 @@ def explain(
         size: size of the heatmap, an int for all axes alike; None: that of the input.
         lengths: for padded clips, how many frames of each (in frames of the map) are no padding: the rest does not
             enter the squeeze, and its map is 0.
+        captured: of :meth:`Squeeze.capture` on these inputs, where that was done already.
 
     Raises:
         InputError: an unknown name, a target out of range, a batch of the wrong form.
@@ -166,7 +168,7 @@ def explain(
     name = squeeze.output_name(output)
     chosen = _recipe(squeeze, name, method or default_method(squeeze, name, target), score, keep, aggregate)
     with torch.no_grad(), evaluating(squeeze):
-        result, captures = squeeze.capture(inputs, lengths)
+        result, captures = captured or squeeze.capture(inputs, lengths)
         values = squeeze.select(result, name)
         targets, several = class_targets(target, result, values)
         heatmaps, raws, kept = {}, {}, {}

@@ -64,7 +64,7 @@ def valid_frames(lengths: Tensor, batch: int, frames: int, device: torch.device)
 
 
 def scale_by(place: Place, tensor: Tensor, factors: Tensor, batch: int) -> Tensor:
-    """``tensor`` at ``place`` with its channels multiplied by ``factors``: ``(N, C)`` per clip, ``(N, T, C)`` per frame."""
+    """``tensor`` at ``place``, its channels times ``factors``: ``(N, C)`` per clip, ``(N, T, C)`` per frame."""
     if factors.ndim == 2:
         return place.layout.scale(tensor, factors)
     axis = time_axis(place.layout)
@@ -91,7 +91,7 @@ def unfold_time(maps: Tensor, layout: Layout, batch: int) -> Tensor:
 
 
 def name_time(places: Mapping[str, Place], frames: int) -> dict[str, Place]:
-    """Places whose map has two unnamed axes, exactly one of them as long as the output has frames, as frequency and time.
+    """Places whose map has two unnamed axes, one of them as long as the output has frames, as frequency and time.
 
     A spectrogram's map comes as ``n c h w``, in which nothing says that the last axis is time; an output ``(N, T, K)``
     beside it does.

@@ -1,7 +1,7 @@
 """The data flow of one forward pass: which tensor was made from which, and what stood at every module's door.
 
-The operations are seen below Python (a dispatch mode), so functional pooling, in-place activations and modules that nobody registered
-are seen as well. Nothing is registered on the model, and no tensor is kept alive.
+The operations are seen below Python (a dispatch mode), so functional pooling, in-place activations and modules that
+nobody registered are seen as well. Nothing is registered on the model, and no tensor is kept alive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from squeezecam import tree
-from squeezecam.axes import CONVOLUTION, REDUCTIONS, Axes, follow, unknown
+from squeezecam.axes import CONVOLUTION, Axes, follow, unknown
+from squeezecam.details import details, span
 
 WEIGHTED = (
     "convolution",
@@ -56,8 +57,8 @@ class Node:
 class Door:
     """A tensor at the input or the output of a module.
 
-    The path of a keyword argument begins with its name. ``moment`` orders doors and calls; ``known`` is the number of nodes that there
-    were: what was made before does not see a tensor that is put in the place of this one.
+    The path of a keyword argument begins with its name. ``moment`` orders doors and calls; ``known`` is the number of
+    nodes that there were: what was made before does not see a tensor that is put in the place of this one.
     """
 
     module: str
@@ -78,6 +79,7 @@ class Call:
     start: int
     end: int
     shapes: tuple[tuple[tree.Path, tuple[int, ...]], ...]
+    known: int  # nodes that there were at its end
 
 
 @dataclass
@@ -152,11 +154,15 @@ class Graph:
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # asked by PyTorch: otherwise every trace would first import the whole compiler, a second or more
+
     def __init__(self, graph: Graph, batch: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
         self.batch = batch
-        self.index: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # type: ignore[no-untyped-call]
+        self.index: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def add(self, tensor: Tensor, node: Node) -> int:
         self.graph.nodes.append(node)
@@ -190,9 +196,9 @@ class _Recorder(TorchDispatchMode):
         """Note what the axes of ``node`` stand for and, of the operation, what that depends on."""
         parents = [self.graph.nodes[p] for p in node.parents]
         shape = next(p.shape for p in parents if p.live)
-        span = _span(node.op, args, shape, index)
-        if span is not None:
-            node.op, node.details = "slice", span
+        cut = span(node.op, args, shape, index)
+        if cut is not None:
+            node.op, node.details = "slice", cut
         elif node.op in CONVOLUTION:
             node.details = tuple(given[1].shape[2:]) if len(given) > 1 else ()
         else:
@@ -202,83 +208,11 @@ class _Recorder(TorchDispatchMode):
         )
 
 
-def details(op: str, args: tuple[Any, ...], rank: int, index: int = 0) -> tuple[int, ...]:
-    """The axes and indices that an operation was told, as numbers that do not depend on how it was called.
-
-    ``permute``: the order; ``transpose``: both axes; ``select``, ``unbind``, ``stack``, ``cat``, softmax and cumulative sums: the axis (and index);
-    slices and splits: axis, start and stop; reductions: the axes, none for all; convolutions: the kernel; layer norms: how many axes.
-
-    Args:
-        op: name of the operation.
-        args: its positional arguments.
-        rank: number of axes of the tensor that it takes.
-        index: which of its results is meant.
-
-    """
-
-    def axis(value: Any) -> int:
-        return int(value) % max(rank, 1)
-
-    rest = args[1:]
-    if op == "permute":
-        return tuple(axis(i) for i in rest[0])
-    if op == "transpose":
-        return axis(rest[0]), axis(rest[1])
-    if op == "select":
-        return axis(rest[0]), int(rest[1])
-    if op == "unbind":
-        return axis(rest[0] if rest else 0), index
-    if op == "stack":
-        return (int(rest[0]) % (rank + 1) if rest else 0,)
-    if (
-        op in ("cat", "softmax", "_softmax", "_log_softmax", "cumsum", "sort", "topk", "index_select", "gather")
-        and rest
-    ):
-        which = rest[1] if op == "topk" and len(rest) > 1 else rest[0]
-        return (
-            (axis(which),) if (isinstance(which, int) and op != "topk") or (op == "topk" and len(rest) > 1) else (rank - 1,)
-        )
-    if op == "cat":
-        return (0,)
-    if op in ("native_layer_norm", "_fused_rms_norm"):
-        return (len(rest[0]),) if rest and isinstance(rest[0], (list, tuple)) else (1,)
-    if op in REDUCTIONS and rest and isinstance(rest[0], (list, tuple, int)) and not isinstance(rest[0], bool):
-        return tuple(sorted({axis(i) for i in ([rest[0]] if isinstance(rest[0], int) else rest[0])}))
-    if op == "linalg_vector_norm" and len(rest) > 1 and isinstance(rest[1], (list, tuple)):
-        return tuple(sorted({axis(i) for i in rest[1]}))
-    return ()
-
-
-def _span(op: str, args: tuple[Any, ...], shape: tuple[int, ...], index: int) -> tuple[int, ...] | None:
-    """Axis, start and stop of a slice or of one part of a split; None for other operations and for steps."""
-    rest = args[1:]
-    if op == "slice":
-        dim = int(rest[0]) % len(shape) if rest else 0
-        size = shape[dim]
-        start = min(max(0, int(rest[1] if len(rest) > 1 and rest[1] is not None else 0) % size if size else 0), size)
-        if len(rest) > 1 and rest[1] is not None and int(rest[1]) >= size:
-            start = size
-        stop = int(rest[2]) if len(rest) > 2 and rest[2] is not None else size
-        stop = min(stop if stop >= 0 else stop + size, size)
-        step = int(rest[3]) if len(rest) > 3 else 1
-        return (dim, start, stop) if step == 1 else None
-    if op in ("split", "split_with_sizes", "chunk", "narrow"):
-        dim = int(rest[1] if len(rest) > 1 and op != "narrow" else rest[0] if op == "narrow" else 0) % len(shape)
-        if op == "narrow":
-            return dim, int(rest[1]), int(rest[1]) + int(rest[2])
-        if op == "split_with_sizes":
-            sizes = [int(i) for i in rest[0]]
-            return dim, sum(sizes[:index]), sum(sizes[: index + 1])
-        each = int(rest[0])
-        return dim, index * each, min((index + 1) * each, shape[dim])
-    return None
-
-
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
     """Run ``model`` once without gradients and return the data flow and the output.
 
-    The model's hooks are not touched: module boundaries are seen through PyTorch's global hooks, only for this model, only in this
-    thread, and only during the call.
+    The model's hooks are not touched: module boundaries are seen through PyTorch's global hooks, only for this model,
+    only in this thread, and only during the call.
     """
     graph = Graph()
     batch = tree.batch_size(args, kwargs)
@@ -332,11 +266,12 @@ def _doors(graph: Graph, recorder: _Recorder, names: dict[int, str]) -> Iterator
         if not open_calls:
             return
         _, call, start, known = open_calls.pop()
-        # PyTorch shows keyword arguments to global hooks only now: what the module changed in place is no input any more
+        # PyTorch shows keyword arguments to global hooks only now: what the module changed in place is no input any
+        # more
         note(name, call, "input", kwargs, start, known)
         moment = next(clock)
         shapes = tuple((item, tuple(tensor.shape)) for item, tensor in tree.leaves(output))
-        graph.calls.append(Call(name, call, start, moment, shapes))
+        graph.calls.append(Call(name, call, start, moment, shapes, len(graph.nodes)))
         note(name, call, "output", output, moment, len(graph.nodes))
 
     first = module_hooks.register_module_forward_pre_hook(before)

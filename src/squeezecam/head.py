@@ -1,7 +1,7 @@
 """What the model does after the map: the classification layer, where it is simple enough to be written down exactly.
 
-A head is *verified on the model's own numbers*, never assumed: its formula, evaluated on the features of the probe, has to give the
-model's output.
+A head is *verified on the model's own numbers*, never assumed: its formula, evaluated on the features of the probe,
+has to give the model's output.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ _NORM_EPS = (1e-5, 1e-6, 1e-12)
 class Head:
     """A verified formula from canonical features ``u (N, C, *S)`` to the logits ``(N, K)`` of one output.
 
-    ``linear``: ``W pool(u) + b``. ``norm-linear``: a LayerNorm between pooling and ``W``. ``conv``: ``pool(act(W u(x) + b))``, the 1x1
+    ``linear``: ``W pool(u) + b``. ``norm-linear``: a LayerNorm between pooling and ``W``. ``conv``: ``pool(act(W u(x)
+        + b))``, the 1x1
     convolution before pooling of SqueezeNet and its kin.
 
     Attributes:
         pool: ``"mean"``, ``"relu-mean"`` (a ReLU follows the map) or ``"max"``.
         activation: of a ``conv`` head: ``"none"`` or ``"relu"``.
         link: what stands between the logits and the output.
-        weight, bias, scale, shift: names of the parameters, read from the model at each use, so that training is followed.
+        weight, bias, scale, shift: names of the parameters, read from the model at each use, so that training is
+            followed.
 
     """
 
@@ -76,7 +78,7 @@ class Head:
     def offsets(self, model: nn.Module) -> Tensor:
         """``b`` as ``(K,)``, zeros where the layer has none."""
         found = _optional(model, self.bias)
-        return found if found is not None else self.matrix(model).new_zeros(len(self.matrix(model)))
+        return found if found is not None else torch.zeros_like(self.matrix(model)[:, 0])
 
     def evidence_features(self, features: Tensor) -> Tensor:
         """The features as the pooling sees them: rectified where a ReLU follows."""
@@ -103,7 +105,9 @@ class Head:
         return F.linear(pooled.to(weight.dtype), weight, bias)
 
     def channel_weights(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
-        """Weights ``w (N, C)`` with ``logit = sum_c w_c pool(u)_c + const`` for class ``target (N,)`` at these features."""
+        """Weights ``w (N, C)`` with ``logit = sum_c w_c pool(u)_c + const`` for class ``target (N,)`` at these
+        features.
+        """
         weight = self.matrix(model)[target]
         if self.kind != "norm-linear":
             return weight
@@ -117,7 +121,7 @@ class Head:
         """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the logit less a constant."""
         if self.kind == "conv":
             maps = self._conv_maps(model, features)
-            return maps[torch.arange(len(target), device=maps.device), target]
+            return maps[torch.arange(target.shape[0], device=maps.device), target]
         return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
 
     def channel_evidence(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
@@ -132,11 +136,13 @@ class Head:
     def constant(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """What the logit has beside the mean of the class map, ``(N,)``."""
         if self.kind == "conv":
-            return torch.zeros(len(target), device=features.device)
+            return torch.zeros(target.shape[0], device=features.device)
         bias = _optional(model, self.bias)
-        found = bias[target] if bias is not None else torch.zeros(len(target), device=features.device)
+        found = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
         shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
-        return found if shift is None else found + self.matrix(model)[target] @ shift
+        if shift is not None:
+            found = found + self.matrix(model)[target] @ shift
+        return found
 
     def _conv_maps(self, model: nn.Module, features: Tensor) -> Tensor:
         seen = self.evidence_features(features)

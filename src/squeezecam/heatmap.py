@@ -59,7 +59,7 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     """``sum_c w_c u_c(x)``: features ``(N, C, ...)`` and weights ``(N, C)`` to ``(N, ...)``, in at least float32."""
     flat = at_least_float32(features).flatten(2)
     summed = torch.bmm(weights.to(flat.dtype)[:, None], flat)
-    return summed.view(len(features), *features.shape[2:])
+    return summed.view(features.shape[0], *features.shape[2:])
 
 
 def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tensor:
@@ -79,7 +79,7 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tens
         frames, height, width = size
         flat = upsample(maps.flatten(0, 1), (height, width), mode).reshape(*maps.shape[:2], height * width)
         in_time = F.interpolate(flat.transpose(1, 2), frames, mode="linear", align_corners=False)
-        return in_time.transpose(1, 2).reshape(len(maps), *size)
+        return in_time.transpose(1, 2).reshape(maps.shape[0], *size)
     if mode == "bicubic" and rank == 1:
         return F.interpolate(maps[:, None, None], (1, size[0]), mode="bicubic", align_corners=False)[:, 0, 0]
     if mode == "nearest":

@@ -100,7 +100,11 @@ class Inspection:
             lines.append(f"    and {len(self.candidates) - SHOWN} more")
         if self.native:
             last = self.native[-1]
-            lines += ["", f"{len(self.native)} SE blocks of its own, the last one {last.name} ({last.kind}): squeezecam.native_se reads them"]
+            lines += [
+                "",
+                f"{len(self.native)} SE blocks of its own, the last one {last.name} ({last.kind}): "
+                "squeezecam.native_se reads them",
+            ]
         return "\n".join([*lines, "", f"at={self.paste()}"])
 
 
@@ -122,7 +126,11 @@ def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
     for name in squeeze.outputs:
         head = squeeze.heads.get(name)
         last = squeeze.classifiers.get(name)
-        heads[name] = head.describe() if head is not None else f"not one of the known forms{f', last layer {last!r}' if last else ''}"
+        heads[name] = (
+            head.describe()
+            if head is not None
+            else f"not one of the known forms{f', last layer {last!r}' if last else ''}"
+        )
     return Inspection(
         model=type(squeeze.model).__name__,
         model_parameters=sum(p.numel() for p in squeeze.model.parameters()),

@@ -28,7 +28,8 @@ class Axis:
 class Layout:
     """A parsed layout such as ``n c h w``, ``n (1+ h w) c`` or ``(n t) c h w``.
 
-    ``n`` is the batch, ``c`` the channels, and ``t d h w l f`` are positions: time, depth, height, width, length, frequency. Names in
+    ``n`` is the batch, ``c`` the channels, and ``t d h w l f`` are positions: time, depth, height, width, length,
+        frequency. Names in
     parentheses share an axis; ``1+`` says that one token (a class token, say) stands before the grid.
     """
 
@@ -49,7 +50,7 @@ class Layout:
         return next(i for i, axis in enumerate(self.axes) if "c" in axis.names)
 
     def sizes(self, shape: tuple[int, ...], batch: int, grid: tuple[int, ...] | None) -> dict[str, int]:
-        """Size of every name for a tensor of ``shape``, given the batch size and the grid seen when the site was found."""
+        """Size of every name for a tensor of ``shape``, given the batch size and the grid that the probe saw."""
         if len(shape) != len(self.axes):
             raise SiteError(f"layout '{self.text}' has {len(self.axes)} axes, the tensor has shape {shape}")
         known = dict(zip(self.positions, grid, strict=True)) if grid else {}
@@ -80,7 +81,9 @@ class Layout:
         return tensor.permute([names.index(name) for name in ("n", "c", *self.positions)])
 
     def pack(self, features: Tensor) -> Tensor:
-        """Canonical features ``(N, C, *S)`` laid out as this layout says: the inverse of :meth:`unpack` without extra tokens."""
+        """Canonical features ``(N, C, *S)`` laid out as this layout says: the inverse of :meth:`unpack` without extra
+        tokens.
+        """
         if any(axis.before or axis.after for axis in self.axes):
             raise SiteError(
                 f"layout '{self.text}' has tokens beside the grid, which cannot be made from the grid alone"
@@ -92,7 +95,9 @@ class Layout:
         return laid.reshape([math.prod(next(sizes) for _ in axis.names) for axis in self.axes])
 
     def scale(self, tensor: Tensor, factors: Tensor) -> Tensor:
-        """``tensor`` with the channels of each sample multiplied by ``factors`` ``(N, C)``; extra tokens stay as they are."""
+        """``tensor`` with the channels of each sample multiplied by ``factors`` ``(N, C)``; extra tokens stay as they
+        are.
+        """
         factors = factors.to(tensor.dtype)
         shape = []
         for axis, size in zip(self.axes, tensor.shape, strict=True):
@@ -126,15 +131,16 @@ class Layout:
 def parse_layout(text: str) -> Layout:
     """Parse a layout; raise :class:`SiteError` with the grammar where it is not one."""
     help_text = "write one name per axis, as in 'n c h w', 'n h w c', 'n (h w) c', 'n (1+ h w) c' or '(n t) c h w'"
-    axes, position = [], 0
+    axes: list[Axis] = []
+    position = 0
     stripped = text.strip()
     while position < len(stripped):
         match = _GROUP.match(stripped, position)
         if match is None:
             raise SiteError(f"layout '{text}' cannot be read at '{stripped[position:]}': {help_text}")
         before, group, after, single = match.groups()
-        names = (single,) if single else tuple(group.split())
-        axes.append(Axis(names, int(before or 0), int(after or 0)))
+        inside = (single,) if single else tuple(group.split())
+        axes.append(Axis(inside, int(before or 0), int(after or 0)))
         position = match.end()
         while position < len(stripped) and stripped[position] == " ":
             position += 1
@@ -160,7 +166,7 @@ def _split(
     guess = [max(1, round(value * ratio)) for value in reference]
     if math.prod(guess) != size:
         raise SiteError(
-            f"layout '{text}': the axis '{' '.join(names)}' of size {size} in a tensor of shape {shape} does not split into a grid "
-            f"like {'x'.join(map(str, reference))}; give Site(..., grid=(height, width))"
+            f"layout '{text}': the axis '{' '.join(names)}' of size {size} in a tensor of shape {shape} does not split "
+            f"into a grid like {'x'.join(map(str, reference))}; give Site(..., grid=(height, width))"
         )
     return dict(zip(names, guess, strict=True))

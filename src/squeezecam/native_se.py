@@ -1,7 +1,8 @@
-"""Squeeze-and-excitation blocks that a network has already: their gates for an input, in one forward pass, with nothing to fit.
+"""Squeeze-and-excitation blocks that a network has already: their gates for an input, in one forward pass, with
+nothing to fit.
 
-EfficientNet, MobileNetV3, SE-ResNet and RegNetY of timm, torchvision and transformers. A block is known by the name of its class and checked
-on the numbers: what comes out has to be what went in times one gate per channel.
+EfficientNet, MobileNetV3, SE-ResNet and RegNetY of timm, torchvision and transformers. A block is known by the name
+of its class and checked on the numbers: what comes out has to be what went in times one gate per channel.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from squeezecam import heatmap, tree, vector
 from squeezecam.errors import InputError, SiteError
 from squeezecam.tap import evaluating
 
-_NAME = re.compile(r"(squeeze_?excit|excitation|excite|^se$|^c?se_?(module|layer|block|unit|net)|selayer|semodule)", re.IGNORECASE)
+_NAME = re.compile(
+    r"(squeeze_?excit|excitation|excite|^se$|^c?se_?(module|layer|block|unit|net)|selayer|semodule)", re.IGNORECASE
+)
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _LAST_STEPS = (lambda v: v, torch.sigmoid, F.hardsigmoid, lambda v: F.relu6(v + 3) / 6)
 
@@ -49,7 +52,8 @@ class NativeReading:
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def heatmap(self, name: str | None = None, *, keep: str | vector.KeepRule | None = None) -> Tensor:
-        """The published map of a block on its native grid, ``(N, *S)``: the mean of the kept channels of the scaled features.
+        """The published map of a block on its native grid, ``(N, *S)``: the mean of the kept channels of the scaled
+        features.
 
         Args:
             name: the block; None: the last one whose features were kept.
@@ -112,13 +116,14 @@ def read_native(model: nn.Module, inputs: Any, *, features: Sequence[str] | None
         reading.output = model(*args, **kwargs)
     if not reading.gates:
         raise SiteError(
-            f"none of the {len(blocks)} blocks that look like SE blocks scales its input by one gate per channel: {blocks[0].kind}"
+            f"none of the {len(blocks)} blocks that look like SE blocks ({blocks[0].kind}) scales its input by one gate "
+            "per channel"
         )
     return reading
 
 
 class _Watcher:
-    """Sees one block run: its input (a copy, an activation may work in place), what its parts return, and its output."""
+    """Sees one block run: its input (a copy: an activation may work in place), what its parts return, its output."""
 
     def __init__(self, name: str, reading: NativeReading, features: Sequence[str] | None) -> None:
         self.name, self.reading, self.features = name, reading, features

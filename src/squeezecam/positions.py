@@ -1,8 +1,10 @@
 """Whether the positions of a feature map still matter for what comes after it.
 
-After the final norm of a vision transformer the patch tokens are there, but only the class token is read: a block there would scale tokens
-that reach nothing. So the positions are followed from the map to the output: they matter where they are pooled, attended, convolved or flattened
-together, or where the output itself has positions; they do not where only single tokens are taken out.
+After the final norm of a vision transformer the patch tokens are there, but only the class token is read: a block
+    there would scale tokens
+that reach nothing. So the positions are followed from the map to the output: they matter where they are pooled,
+attended, convolved or flattened together, or where the output itself has positions; they do not where only single
+tokens are taken out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,19 @@ from squeezecam.graph import Graph, Node
 from squeezecam.layout import Layout
 
 _ALONG = ("softmax", "_softmax", "_log_softmax", "cumsum", "sort", "topk")
-_MIXERS = ("pool", "attention", "transformer", "lstm", "gru", "rnn", "fft", "im2col", "col2im", "einsum", "grid_sampler")
+_MIXERS = (
+    "pool",
+    "attention",
+    "transformer",
+    "lstm",
+    "gru",
+    "rnn",
+    "fft",
+    "im2col",
+    "col2im",
+    "einsum",
+    "grid_sampler",
+)
 MIXED, GONE = "mixed", "gone"
 POSITION = "p"
 

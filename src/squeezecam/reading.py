@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 
 from squeezecam.axes import BATCH, CHANNELS, STACKED, TOKENS, UNKNOWN, Axes, Axis, Factor, is_channels
+from squeezecam.layout import parse_layout
 
 _NAMES = {1: ("l",), 2: ("h", "w"), 3: ("t", "h", "w")}
 _SPARE = ("t", "h", "w", "d", "l", "f")
 
 
-def read_layout(axes: Axes | None, shape: tuple[int, ...], batch: int, pictures: bool = True) -> tuple[str, tuple[int, ...]] | None:
+def read_layout(
+    axes: Axes | None, shape: tuple[int, ...], batch: int, pictures: bool = True
+) -> tuple[str, tuple[int, ...]] | None:
     """Layout and grid of a tensor, the grid in the order of :attr:`Layout.positions`; None where it is no map.
 
-    A map has the batch on one axis (frames may be folded into it), channels alone on another, and each position once and whole: windows
-    that are still folded into the batch make no map, nor do single tokens that were stacked.
+    A map has the batch on one axis (frames may be folded into it), channels alone on another, and each position once
+    and whole: windows that are still folded into the batch make no map, nor do single tokens that were stacked.
 
     Args:
         axes: what the axes stand for.
@@ -53,8 +56,8 @@ def read_layout(axes: Axes | None, shape: tuple[int, ...], batch: int, pictures:
                 sizes[name] = factor.size
         words = " ".join(([f"{before}+"] if before else []) + inside + ([f"+ {after}"] if after else []))
         text.append(f"({words})" if " " in words else words)
-    order = sorted(sizes, key=lambda name: (name != "t", list(sizes).index(name)))
-    return " ".join(text), tuple(sizes[name] for name in order)
+    layout = parse_layout(" ".join(text))
+    return layout.text, tuple(sizes[name] for name in layout.positions)
 
 
 def _channel_axis(axes: Axes) -> int | None:
@@ -69,7 +72,9 @@ def _channel_axis(axes: Axes) -> int | None:
 
 
 def _whole(axis: Axis, index: int) -> Axis:
-    """An axis of positions into which channels were folded (as when tokens are made finer): positions of unknown origin."""
+    """An axis of positions into which channels were folded (as when tokens are made finer): positions of unknown
+    origin.
+    """
     if any(f.label == CHANNELS for f in axis) and not any(f.label == BATCH for f in axis):
         return (Factor(f"{UNKNOWN}{index}", math.prod(f.size for f in axis)),)
     return axis
@@ -99,7 +104,9 @@ def _lone_tokens(axes: Axes, shape: tuple[int, ...], channel: int) -> tuple[str,
 
 
 def _named(positions: list[Factor], empty: int) -> list[str]:
-    """One name per position, in order: known names stay, the others get those that are usual for the number of positions."""
+    """One name per position, in order: known names stay, the others get those that are usual for the number of
+    positions.
+    """
     taken = {f.label for f in positions if not f.label.startswith(UNKNOWN)}
     usual = _NAMES[len(positions) + empty]
     spare = [name for name in (*usual, *_SPARE) if name not in taken]

@@ -1,9 +1,9 @@
 """The search for the place of a block.
 
-It is the last feature map with spatial extent that *every* path from the input to the classification layer passes (a dominator of the data
-flow), that stands at a module's input or output, and whose positions still matter afterwards: the patch tokens of a transformer do not once
-only the class token is read. Where branches run side by side from the input on, it is the last set of maps that a module takes and that no
-path avoids, one block each.
+It is the last feature map with spatial extent that *every* path from the input to the classification layer passes (a
+dominator of the data flow), that stands at a module's input or output, and whose positions still matter afterwards:
+the patch tokens of a transformer do not once only the class token is read. Where branches run side by side from the
+input on, it is the last set of maps that a module takes and that no path avoids, one block each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from squeezecam import tree
+from squeezecam.axes import REDUCTIONS
 from squeezecam.errors import SiteError
 from squeezecam.graph import WEIGHTED, Door, Graph
 from squeezecam.layout import parse_layout
@@ -81,10 +82,15 @@ def _last_map(graph: Graph, batch: int, leaf: int, roots: set[int]) -> tuple[Pla
             verdict = "has a single channel: there is nothing to select"
         elif taken is not None:
             verdict = "an earlier map"
+        elif _is_projected(graph, node, relevant, children):
+            verdict = "keys and values of an attention: the map is what they were made of"
         elif not _matters(graph, batch, place, children, relevant):
             verdict = "only single tokens are read after it: its other positions do not reach the output"
         else:
-            taken, verdict = place, "the last map with spatial extent that everything passes on its way to the classifier"
+            taken, verdict = (
+                place,
+                "the last map with spatial extent that everything passes on its way to the classifier",
+            )
         candidates.append(Candidate(place, verdict, taken is place))
     return taken, candidates
 
@@ -128,34 +134,64 @@ def _refusal(graph: Graph, leaf: int, candidates: list[Candidate]) -> str:
     if not ops & {"convolution", "_convolution", "bmm", "matmul"} and not any("attention" in op for op in ops):
         recurrent = any(word in op for op in ops for word in ("lstm", "gru", "rnn"))
         kind = (
-            "it is purely recurrent, its steps are not positions of a map: use a feature-attribution method, or name the sequence "
-            "that goes into the last layer with at=Site(module, 'input', layout='n l c')"
+            "it is purely recurrent, its steps are not positions of a map: use a feature-attribution method, or name "
+            "the sequence that goes into the last layer with at=Site(module, 'input', layout='n l c')"
             if recurrent
-            else "it has no convolution and no tokens between input and output (a plain MLP, say), so there is no map to show: use a "
-            "feature-attribution method"
+            else "it has no convolution and no tokens between input and output (a plain MLP, say), so there is no map "
+            "to show: use a feature-attribution method"
         )
     else:
-        kind = "its input may be too small, or its map may be hidden inside one fused or scripted operation: name the place with at=Site(module, ...)"
+        kind = (
+            "its input may be too small, or its map may be hidden inside one fused or scripted operation: "
+            "name the place with at=Site(module, ...)"
+        )
     rejected = "; ".join(f"{c.place.describe()} ({c.verdict})" for c in candidates[:3])
-    return f"no feature map with spatial extent feeds the classifier: {kind}" + (f". Considered: {rejected}" if rejected else "")
+    return f"no feature map with spatial extent feeds the classifier: {kind}" + (
+        f". Considered: {rejected}" if rejected else ""
+    )
 
 
-def _place(
-    graph: Graph, batch: int, node: int, relevant: set[int], children: dict[int, list[int]]
-) -> Place | None:
-    """The outermost door at which a tensor can be replaced before anything that leads to the output was made of it."""
-    used = min((child for child in children.get(node, []) if child in relevant), default=len(graph.nodes))
-    doors = [door for door in graph.doors if door.node == node and door.known <= used]
-    if not doors:
-        return None
+def _place(graph: Graph, batch: int, node: int, relevant: set[int], children: dict[int, list[int]]) -> Place | None:
+    """The outermost door at which a tensor can be replaced for everything that the output is made of.
+
+    At a module's output nothing may have been made of it before; at a module's input nothing may be made of it outside.
+    """
+    uses = [child for child in children.get(node, []) if child in relevant]
+    first, last = min(uses, default=len(graph.nodes)), max(uses, default=-1)
+    ends = {(call.module, call.call): call.known for call in graph.calls}
+
+    def serves(door: Door) -> bool:
+        return door.known <= first and (door.when == "output" or last < ends.get((door.module, door.call), 0))
 
     def order(door: Door) -> tuple[bool, int, int]:
         return (door.when == "input", door.module.count("."), len(door.module)) if door.module else (True, 99, 0)
 
-    return as_place(graph, batch, min(doors, key=order))
+    doors = [door for door in graph.doors if door.node == node and serves(door)]
+    return as_place(graph, batch, min(doors, key=order)) if doors else None
 
 
-def as_place(graph: Graph, batch: int, door: Door, layout: str | None = None, grid: tuple[int, ...] | None = None) -> Place | None:
+def _is_projected(graph: Graph, start: int, relevant: set[int], children: dict[int, list[int]]) -> bool:
+    """Whether a tensor is the keys or values of an attention: all that is made of it goes there without a weight between."""
+    stack, seen, attended = [start], {start}, False
+    while stack:
+        node = stack.pop()
+        for child in children.get(node, []):
+            if child in seen or child not in relevant:
+                continue
+            seen.add(child)
+            op = graph.nodes[child].op
+            if "attention" in op or op in ("bmm", "baddbmm"):
+                attended = True
+            elif is_weighted(graph, child) or op in REDUCTIONS or "pool" in op:
+                return False
+            else:
+                stack.append(child)
+    return attended
+
+
+def as_place(
+    graph: Graph, batch: int, door: Door, layout: str | None = None, grid: tuple[int, ...] | None = None
+) -> Place | None:
     """The place at a door, in a given or an inferred layout; None where the tensor is no map."""
     info = graph.nodes[door.node]
     if layout is None:
@@ -174,6 +210,12 @@ def as_place(graph: Graph, batch: int, door: Door, layout: str | None = None, gr
 
 
 def resolve(model: nn.Module, graph: Graph, batch: int, site: Any) -> Place:
+    """The place that a caller names: a module, its name, or a :class:`Site`.
+
+    Raises:
+        SiteError: no such module, or no map there.
+
+    """
     if not isinstance(site, Site):
         site = Site(site)
     if isinstance(site.module, nn.Module):
@@ -214,6 +256,7 @@ def resolve(model: nn.Module, graph: Graph, batch: int, site: Any) -> Place:
             return place
     shapes = ", ".join(str(graph.nodes[d.node].shape) for d in doors)
     raise SiteError(
-        f"the {site.when} of module '{name}' has shape {shapes or 'none'} at call {wanted}, which has no spatial extent; "
+        f"the {site.when} of module '{name}' has shape {shapes or 'none'} at call {wanted}, which has no spatial "
+        "extent; "
         "expected a map such as (N, C, H, W) or tokens (N, L, C): take an earlier module, or give Site(..., layout=...)"
     )

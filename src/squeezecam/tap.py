@@ -74,7 +74,9 @@ def by_keyword(place: Place) -> bool:
 
 
 def _is_fused(model: nn.Module, name: str) -> bool:
-    """Whether a module belongs to an encoder layer of PyTorch, whose fused path is switched off by hooks on its modules."""
+    """Whether a module belongs to an encoder layer of PyTorch, whose fused path is switched off by hooks on its
+    modules.
+    """
     parts = name.split(".")
     owners = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts) + 1)]
     return any(isinstance(owner, nn.TransformerEncoderLayer) for owner in owners)

@@ -57,5 +57,8 @@ def class_targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor |
     wanted = wanted.long() if several else wanted.long()[:, None]
     classes = values.shape[-1] if values.ndim in (2, 3) else 1
     if bool(((wanted < 0) | (wanted >= classes)).any()):
-        raise InputError(f"targets must lie in 0..{classes - 1}, got {wanted.min().item()}..{wanted.max().item()}")
+        low, high = int(wanted.min()), int(wanted.max())
+        given = str(low) if low == high else f"{low} to {high}"
+        known = f"0 to {classes - 1}" if classes > 1 else "0, for the output has one value"
+        raise InputError(f"targets must be class indices from {known}; got {given}")
     return wanted, several

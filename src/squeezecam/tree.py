@@ -77,7 +77,7 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Length of the first axis of the first tensor among the arguments, or 1."""
     found = leaves((args, kwargs))
-    return int(found[0][1].shape[0]) if found and found[0][1].ndim else 1
+    return found[0][1].shape[0] if found and found[0][1].ndim else 1  # not int(): it may be symbolic in an export
 
 
 def to_device(value: Any, device: torch.device) -> Any:

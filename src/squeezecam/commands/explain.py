@@ -246,7 +246,7 @@ class _Run:
             "seen_box": seen.box,
             "files": {"panel": f"{name}.png", "overlay": f"{name}.overlay.png", "maps": f"{name}.npz"},
         }
-        footer = f"{self.loaded.name} · method: {explanation.method} · {share:.0%} of channels kept"
+        footer = f"{name} · {self.loaded.name} · method: {explanation.method} · {share:.0%} of channels kept"
         if NO_FIT_NEEDED in status:
             footer += " · no fitted block, none is needed"
         return _Done(one.source, seen.box, Words(name, found.title(), notice_of(status), footer), row)

@@ -45,7 +45,7 @@ def fit_pictures(
         InputError: the file cannot be written.
 
     """
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()  # of the last batch, for the error
 
     def stream() -> Iterator[Any]:
         nonlocal shape
@@ -57,7 +57,13 @@ def fit_pictures(
     with working_in(out.parent):
         try:
             report = squeeze.fit(stream(), inputs=lambda batch: batch, progress=False, **options)
-        except (SqueezeError, MemoryError):
+        except MemoryError:
+            raise
+        except SqueezeError:
+            if len(failures) == len(sources):
+                raise FitError(
+                    f"none of the {len(sources)} pictures could be read: there is nothing to fit on"
+                ) from None
             raise
         except Exception as error:  # the model itself, on these inputs
             line = " ".join(str(error).split())[:300] or type(error).__name__

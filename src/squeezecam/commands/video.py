@@ -1,4 +1,4 @@
-"""``squeezecam video``: a clip with its heatmaps, its sound and a strip of scores, in two passes and constant memory."""
+"""``squeezecam video``: a clip with its heatmaps, its sound and a strip of scores; two passes, constant memory."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def explain_clip(
             )  # fmt: skip
     notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
     rows = [
-        {"frame": i, "seconds": round(times[i], 6), "target": p.target, "label": p.label, "probability": p.probability, "value": p.value}
+        {
+            "frame": i, "seconds": round(times[i], 6), "target": p.target, "label": p.label,
+            "probability": p.probability, "value": p.value,
+        }
         for i, p in enumerate(found)
     ]  # fmt: skip
     return finish(out, rows, booked, notes, options)

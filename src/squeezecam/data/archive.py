@@ -68,7 +68,7 @@ class Archive:
         """Picture number ``index`` as RGB.
 
         Raises:
-            InputError: the array is damaged, or floating point outside [0, 1].
+            InputError: the array is damaged, or floating point outside [0, 1] or not finite.
         """
         picture = self._all()[index]
         if picture.ndim == 3 and picture.shape[2] == 1:
@@ -78,6 +78,8 @@ class Archive:
         elif picture.dtype == np.uint16:
             picture = np.rint(picture / 257.0).astype(np.uint8)
         elif picture.dtype.kind == "f":
+            if not np.isfinite(picture).all():
+                raise InputError(f"picture {index} of 'images' in {self._name} has NaN or infinity in it")
             picture = np.rint(picture.astype(np.float64) * 255).astype(np.uint8)
         return to_rgb(Image.fromarray(np.ascontiguousarray(picture)), self.background)
 
@@ -98,8 +100,9 @@ class Archive:
             if self._images is None:
                 images = _load(self.path, "images")
                 if images.dtype.kind == "f":
-                    low, high = float(images.min()), float(images.max())
-                    if not (low >= 0 and high <= 1):  # so written that NaN is refused too
+                    finite = images[np.isfinite(images)]
+                    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+                    if low < 0 or high > 1:
                         raise InputError(
                             f"'images' in {self._name} has values from {low:.4g} to {high:.4g}; pictures in floating "
                             "point must lie in [0, 1]: neither normalised nor up to 255"

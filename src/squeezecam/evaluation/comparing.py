@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,8 @@ class Comparison:
     Attributes:
         methods: in the order of the columns.
         maps: ``{method: (N, H, W)}``, raw.
-        seconds: ``{method: (N,)}``, of one map, each picture alone; the median of three runs after a first one (slow
-            methods: one run).
+        seconds: ``{method: (N,)}``, of one map, each picture alone; the fastest of three runs after a first one, since
+            other work on the machine only ever adds (slow methods: one run).
         forward: ``(N,)`` seconds of a plain forward pass, measured in turn with the methods.
         target: class per picture, ``(N,)``.
         confidence: probability of that class (the value itself where there are no classes), ``(N,)``.
@@ -145,7 +144,7 @@ def compare(
             and the mean of all channels as control.
         target: class for all pictures, or one per picture; None: the predicted one.
         output: name of one of several outputs.
-        repeats: runs per method, of which the median counts; slow methods run once.
+        repeats: runs per method, of which the fastest counts; slow methods run once.
         seed: of what is random.
         done: told of every map.
 
@@ -187,9 +186,9 @@ def compare(
                 if not turn:
                     maps[method.name].append(made)
                     done(1)
-        forwards.append(statistics.median(plain[1:] or plain))
+        forwards.append(min(plain[1:] or plain))
         for key, spent_all in times.items():
-            seconds[key].append(statistics.median(spent_all[1:] or spent_all))
+            seconds[key].append(min(spent_all[1:] or spent_all))
     return Comparison(
         chosen,
         {key: torch.cat(parts) for key, parts in maps.items()},

@@ -40,6 +40,7 @@ from squeezecam.peers import MapMethod
 
 SECOND_DRAW = 1_000_003
 """Added to the seeds when a random control explains a picture again: it then draws anew."""
+SENSITIVITY_SHARE = 0.02
 LEVELS = (0.3, 0.5, 0.7)
 INSERTION_BASE: Base = "blur"
 DELETION_BASE: Base = "mean"
@@ -159,15 +160,29 @@ def _parts(
         if "again" in needs:
             parts["again"] = explain(masked, again)
     if "sensitivity" in needs:
-        draws = iter(range(1, SENSITIVITY_DRAWS + 1))
-        parts["sensitivity"] = sensitivity_max(
-            lambda noisy: explain(noisy, [seed + next(draws) * SECOND_DRAW for seed in seeds]),
-            pictures,
-            samples=SENSITIVITY_DRAWS,
-            radius=0.02 * float(pictures.amax() - pictures.amin()),
-            heatmap=maps,
-        )
+        parts["sensitivity"] = _sensitivity(explain, pictures, maps, seeds)
     return parts
+
+
+def _sensitivity(
+    explain: Callable[[Tensor, Sequence[int]], Tensor], pictures: Tensor, maps: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """Largest relative change of the map when every value moves by up to 2 % of the picture's own range."""
+    flat = pictures.flatten(1)
+    span = (flat.amax(1) - flat.amin(1)).view(-1, 1, 1, 1) * SENSITIVITY_SHARE
+    generator = torch.Generator().manual_seed(0)
+    draw = 0
+
+    def perturb(clean: Tensor) -> Tensor:
+        noise = 2 * torch.rand(clean.shape[1:], generator=generator) - 1  # one for all: free of the batch
+        return clean + noise.to(clean) * span
+
+    def again(noisy: Tensor) -> Tensor:
+        nonlocal draw
+        draw += 1
+        return explain(noisy, [seed + draw * SECOND_DRAW for seed in seeds])
+
+    return sensitivity_max(again, pictures, samples=SENSITIVITY_DRAWS, perturb=perturb, heatmap=maps)
 
 
 def _figure(

@@ -194,8 +194,8 @@ def _check_lengths(values: Tensor, raws: dict[str, Tensor], first: Tensor, maps:
         given = ", ".join(f"{stream} {tuple(raws[stream].shape[1:])}" for stream in streams if stream in raws)
         wanted = ", ".join(f"{stream} {tuple(maps[stream][0].shape[1:])}" for stream in streams)
         raise FitError(
-            f"the maps of this batch ({given or 'none'}) differ in size from those of the first ({wanted}): for clips of "
-            "several lengths cut windows of one length to fit on; what is fitted then serves clips of any length"
+            f"the maps of this batch ({given or 'none'}) differ in size from those of the first ({wanted}): for clips "
+            "of several lengths cut windows of one length to fit on; what is fitted then serves clips of any length"
         )
 
 

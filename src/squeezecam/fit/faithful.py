@@ -20,6 +20,7 @@ from torch import Tensor
 from squeezecam.attach import Squeeze
 from squeezecam.block import SEBlock
 from squeezecam.fit.cache import Cache
+from squeezecam.fit.influence import influence
 from squeezecam.fit.report import gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
 
@@ -67,11 +68,12 @@ def fit_blocks(
     """
     settings: dict[str, Any] = {"hidden": {}}
     vectors_of, values = samples(squeeze, cache, fitting)
+    moved = influence(squeeze, cache, output, fitting) if cache.values.ndim == 3 else {}
     for stream, vectors in vectors_of.items():
         weight, bias = readout(squeeze, vectors_of, values, stream, output, task)
-        if hidden is not None and hidden < len(weight):
+        if hidden is not None and hidden < len(weight) and not moved:
             weight, bias = merged(weight, bias, hidden)
-        first, second = detectors(weight, bias, vectors)
+        first, second = detectors(weight, bias, vectors, moved.get(stream))
         squeeze.blocks[stream] = _block(squeeze.block(stream), first, second, vectors)
         settings["hidden"][stream] = len(first)
         advance(1)
@@ -139,19 +141,20 @@ def readout(
     return weight, bias
 
 
-def detectors(weight: Tensor, bias: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``W1 (H, C)`` and ``W2 (C, H)`` in closed form from a read-out ``(K, C)``, ``(K,)`` and squeezed vectors ``(M,
     C)``.
 
     The block has no biases, so offsets and thresholds ride on directions of ``z``: the offset on one that is nearly
-    constant, the threshold on a linear estimate of the winner's logit, so that it scales with the input.
+    constant, the threshold on a linear estimate of the winner's logit, so that it scales with the input. ``strengths
+    (K, C)`` stand in for what the read-out says about the channels.
     """
     vectors = vectors.float()
     strength = vectors.abs().mean(0)
     strength = strength.clamp_min(0.05 * strength.mean())
     rows = weight + bias[:, None] * _solve(vectors, vectors.new_ones(len(vectors)))
     winner = _solve(vectors, (vectors @ rows.T).amax(1))
-    columns = (weight * strength**POWER).T
+    columns = (weight * strength**POWER).T if strengths is None else strengths.T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
     ladder = PAIR if len(weight) == 2 else LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
     first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])

@@ -65,14 +65,12 @@ def cam(kind: str, *, per_channel: bool = False) -> Run:
 def _maps(make: Any, front: Front, pictures: Tensor, targets: list[Any], kind: str) -> Tensor:
     """The library's maps for some pictures; its hooks are gone afterwards, also after an error."""
     options = {"batch_size": PASSES} if kind == "AblationCAM" else {}
-    tap = front.tap
-    explainer = make(model=front, target_layers=[tap], **options)
+    explainer = make(model=front, target_layers=[front.tap], **options)
     explainer.batch_size = PASSES
     try:
         with _without_bar(type(explainer).__module__):
             found = explainer(input_tensor=pictures, targets=targets)
     finally:
-        front.tap = tap  # Ablation-CAM puts a layer of its own there
         explainer.activations_and_grads.release()
     return torch.from_numpy(found).to(pictures.device, torch.float32)
 

@@ -24,16 +24,19 @@ def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> 
 
     Args:
         explanation: maps of rank 2 (pictures); one target per sample.
-        pictures: PIL pictures, uint8 arrays ``(H, W, 3)`` or a tensor ``(N, C, H, W)``; None: the network's own inputs.
-        **options: ``box``, ``scale``, ``colours``, ``blend``, ``alpha``.
+        pictures: one per sample: file names, PIL pictures, arrays ``(H, W, 3)`` or ``(H, W)`` (uint8, or floating point
+            in [0, 1]), or a tensor ``(N, C, H, W)``; None: the network's own inputs, stretched to their range.
+        **options: ``box``, ``scale`` (also ``"shared"``: over these samples), ``colours``, ``blend``, ``alpha``.
+
+    Raises:
+        InputError: maps of another rank, or pictures that do not fit them.
 
     """
     from squeezecam.render.overlay import overlay
 
-    return [
-        overlay(picture, heat, **options)
-        for picture, heat in zip(as_pictures(explanation, pictures), maps(explanation), strict=True)
-    ]
+    shown, heat = as_pictures(explanation, pictures), maps(explanation)
+    options = _one_scale(heat, options)
+    return [overlay(picture, values, **options) for picture, values in zip(shown, heat, strict=True)]
 
 
 def sheet(
@@ -41,19 +44,28 @@ def sheet(
 ) -> Image.Image:
     """A contact sheet: one overlay per sample with its prediction, its status where it is not ``ok``, and its scale."""
     from squeezecam.render.figure import contact_sheet, tile
+    from squeezecam.render.scale import Scale
 
     shown, heat = as_pictures(explanation, pictures), maps(explanation)
     captions = captions or [caption(explanation, i) for i in range(len(explanation))]
+    options = _one_scale(heat, options)
+    scale = options.get("scale")
+    common = scale if isinstance(scale, Scale) else None
+    samples = list(zip(shown, heat, captions, explanation.status, strict=True))[:SHEET_LIMIT]
     tiles = [
-        tile(picture, values, caption=words, notice="" if status == "ok" else status, **options)
-        for picture, values, words, status in list(zip(shown, heat, captions, explanation.status, strict=True))[
-            :SHEET_LIMIT
-        ]
+        tile(
+            picture,
+            values,
+            caption=words,
+            notice="" if status == "ok" else status,
+            show_scale=common is None,
+            **options,
+        )
+        for picture, values, words, status in samples
     ]
     left = len(shown) - len(tiles)
-    return contact_sheet(
-        tiles, footer=f"method: {explanation.method}" + (f" · {left} more are not shown" if left else "")
-    )
+    footer = f"method: {explanation.method}" + (f" · {left} more are not shown" if left else "")
+    return contact_sheet(tiles, footer=footer, scale=common, colours=options.get("colours", "heat"))
 
 
 def save(explanation: Explanation, folder: str | Path, pictures: Any = None, **options: Any) -> list[Path]:
@@ -87,13 +99,19 @@ def arrays(one: Explanation) -> dict[str, Any]:
 
 
 def caption(explanation: Explanation, index: int) -> str:
-    """``class 3 · 98.2 %`` or the value itself for one sample."""
-    if explanation.target is None or explanation.target.ndim != 1 or explanation.scores is None:
+    """``class 3 · 98.2%``, or the value itself, for one sample; nothing where there are several targets."""
+    if explanation.scores is None:
         return ""
-    target, scores = int(explanation.target[index]), explanation.scores[index]
-    if scores.ndim == 0 or scores.shape[0] == 1:
-        return f"{float(scores.reshape(-1)[0]):.3g}"
-    return f"class {target} · {float(scores.float().softmax(0)[target]):.1%}"
+    scores = explanation.scores[index].detach().float()
+    if scores.ndim == 0 or scores.numel() == 1:
+        return f"{float(scores.reshape(-1)[0]):.4g}"
+    if explanation.target is None or explanation.target.ndim != 1 or scores.ndim != 1:
+        return ""
+    target = int(explanation.target[index])
+    if not bool(scores.isfinite().all()):
+        return "no prediction: the output is not finite"
+    known = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3  # probabilities already
+    return f"class {target} · {float((scores if known else scores.softmax(0))[target]):.1%}"
 
 
 def maps(explanation: Explanation) -> list[Any]:
@@ -119,17 +137,51 @@ def as_pictures(explanation: Explanation, pictures: Any) -> list[Image.Image]:
             raise InputError("the inputs were no batch of pictures: pass pictures=[...] to lay the maps on")
         pictures = explanation.pictures
     if hasattr(pictures, "detach"):
-        pictures = [_bytes(tensor) for tensor in pictures.detach().float().cpu().numpy()]
-    elif isinstance(pictures, Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
+        pictures = list(pictures if pictures.ndim == 4 else pictures[None])
+    elif isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
         pictures = [pictures]
     if len(pictures) != len(explanation):
         raise InputError(f"{len(pictures)} pictures for {len(explanation)} explanations")
-    return [p if isinstance(p, Image.Image) else Image.fromarray(np.asarray(p)).convert("RGB") for p in pictures]
+    return [_picture(one) for one in pictures]
 
 
-def _bytes(values: Any) -> Any:
-    """A network's input ``(C, H, W)``, whatever its normalisation, stretched to 0..255 for viewing."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    scaled = np.nan_to_num((values - low) / (high - low if high > low else 1.0))
-    picture = (scaled * 255).round().astype(np.uint8).transpose(1, 2, 0)
+def _picture(one: Any) -> Image.Image:
+    from PIL import Image
+
+    from squeezecam.data.pixels import read_image, to_rgb
+
+    if isinstance(one, Image.Image):
+        return to_rgb(one)
+    if isinstance(one, str | Path):
+        return read_image(one)
+    if hasattr(one, "detach"):
+        return Image.fromarray(_bytes(one.detach().cpu()))
+    array = np.asarray(one)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
+        raise InputError(f"a picture of shape {array.shape}; expected (H, W) or (H, W, 3); of a tensor, (C, H, W)")
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"a picture of {array.dtype} values; expected uint8, or floating point in [0, 1]")
+    return to_rgb(Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array))
+
+
+def _one_scale(heat: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """``scale="shared"`` as the scale of all these maps."""
+    from squeezecam.render.scale import find_scale
+
+    if options.get("scale") not in ("shared", "shared quantile"):
+        return options
+    return {**options, "scale": find_scale(heat, options["scale"], signed=options.get("colours") == "signed")}
+
+
+def _bytes(tensor: Any) -> Any:
+    """A network's input ``(C, H, W)``: bytes as they are, others, whatever their normalisation, stretched to 0..255."""
+    values = tensor.numpy() if not tensor.dtype.is_floating_point else tensor.float().numpy()
+    if values.dtype != np.uint8:
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
+        values = (scaled * 255).round().astype(np.uint8)
+    picture = values.transpose(1, 2, 0)
     return picture.repeat(3, 2) if picture.shape[2] == 1 else picture[:, :, :3]

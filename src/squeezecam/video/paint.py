@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,14 +41,11 @@ class Painter:
         dim: float = 0.75,
     ) -> None:
         x0, y0, x1, y1 = box if box is not None else (0.0, 0.0, float(size[0]), float(size[1]))
-        self.scale, self.whole = scale, box is None
+        self.scale, self.whole, self.dim = scale, box is None, dim
         self.columns, across = weights(size[0], x0, x1, grid[1])
         self.rows, down = weights(size[1], y0, y1, grid[0])
         self._across, self._down = across.T.astype(np.float32), down.astype(np.float32)
-        levels = np.arange(256, dtype=np.float32)
-        self._faded = np.rint((1 - alpha) * levels).astype(np.uint8)
-        self._colours = np.rint(alpha * colour_table().astype(np.float32)).astype(np.uint8)
-        self._dimmed = np.rint(dim * levels).astype(np.uint8)
+        self._faded, self._colours, self._dimmed = _tables(alpha, dim)
 
     def __call__(self, pixels: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
         """A new frame ``(H, W, 3)`` with the map ``(h, w)``, raw values, laid over it; negative values are cold."""
@@ -58,7 +56,16 @@ class Painter:
         else:
             level = (smooth - self.scale.lo) * (255 / (self.scale.hi - self.scale.lo))
             index = np.clip(level + 0.5, 0, 255).astype(np.uint8)
-        drawn = pixels.copy() if self.whole else self._dimmed[pixels]
+        drawn = pixels.copy() if self.whole or self.dim == 1 else self._dimmed[pixels]
         part = pixels[self.rows, self.columns]
         drawn[self.rows, self.columns] = self._faded[part] + self._colours[index]
         return drawn
+
+
+@lru_cache(maxsize=8)
+def _tables(alpha: float, dim: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """What is left of a pixel's value under the colour, the colours themselves, and values that are dimmed."""
+    levels = np.arange(256, dtype=np.float32)
+    faded = np.rint((1 - alpha) * levels).astype(np.uint8)
+    colours = np.rint(alpha * colour_table().astype(np.float32)).astype(np.uint8)
+    return faded, colours, np.rint(dim * levels).astype(np.uint8)

@@ -11,7 +11,7 @@ Advance = Callable[[int], None]
 
 @contextlib.contextmanager
 def frame_bar(name: str, total: int, show: bool | None = None) -> Iterator[Advance]:
-    """A bar on standard error where that is a terminal; yields the function that moves it on. ``total`` 0: not known."""
+    """A bar on standard error where that is a terminal; yields what moves it on. ``total`` 0: not known."""
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda count: None
         return

@@ -1,4 +1,4 @@
-"""Reading clips: pictures upright and in order, each with its time, whatever the frame rate, and the sound as one signal."""
+"""Reading clips: pictures upright and in order, each with its time, at any frame rate; the sound as one signal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: its number from 0, its time in seconds on the file's own clock, its pixels uint8 ``(H, W, 3)``, upright."""
+    """One frame: its number from 0, its time in seconds on the file's own clock, upright uint8 pixels ``(H, W, 3)``."""
 
     index: int
     seconds: float
@@ -133,7 +133,8 @@ def video_of(container: Any, path: str | Path) -> Any:
 def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Frame]:
     """All frames of a clip, upright (rotation flags are obeyed), with strictly rising times.
 
-    What cannot be decoded is left out, and ``notes`` says so. Frames of another size than the first are brought to that size.
+    What cannot be decoded is left out, and ``notes`` says so. Frames of another size than the first are brought to that
+    size.
 
     Raises:
         InputError: no such file, or no video in it.
@@ -181,7 +182,7 @@ def _decoded(container: Any, stream: Any, av: Any) -> Iterator[Any]:
 
 
 def read_sound(path: str | Path, rate: int | None = None) -> tuple[NDArray[np.float32], int, float]:
-    """The sound as one signal: samples ``(n,)`` in [-1, 1], channels averaged, their rate in Hz and the time of the first.
+    """The sound as one signal: samples ``(n,)`` in [-1, 1], channels averaged, their rate, the time of the first.
 
     Gaps are silence, so that sample ``i`` is heard at ``start + i / rate`` seconds on the clock of the frames.
 

@@ -1,4 +1,4 @@
-"""Native maps of a clip on disk: written in the first pass, read frame by frame in the second, in memory never more than one."""
+"""Native maps of a clip on disk: written in the first pass, read one by one in the second."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _SAMPLED = 4_000_000  # values that a quantile is taken of
 
 
 class Spool:
-    """Maps ``(h, w)`` of one size, float32, in an unnamed file in ``folder`` that vanishes with the process.
+    """Arrays of one size in an unnamed file in ``folder`` that vanishes with the process: maps, or crops of faces.
 
-    Use as a context manager. ``len`` is the number of maps, ``spool[i]`` reads one.
+    Use as a context manager. ``len`` is their number, ``spool[i]`` reads one.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, dtype: Any = np.float32) -> None:
         self._folder = folder
+        self._dtype = np.dtype(dtype)
         self.shape: tuple[int, ...] = ()
         self.low, self.high = np.inf, -np.inf
         self._count = 0
@@ -49,7 +50,7 @@ class Spool:
             InputError: another size than before, or the disk is full.
 
         """
-        values = np.ascontiguousarray(maps, np.float32)
+        values = np.ascontiguousarray(maps, self._dtype)
         self.shape = self.shape or values.shape[1:]
         if values.shape[1:] != self.shape:
             raise InputError(f"maps of {values.shape[1:]} after maps of {self.shape}: the frames differ in size")
@@ -65,12 +66,12 @@ class Spool:
             ) from error
         self._count += len(values)
 
-    def __getitem__(self, index: int) -> NDArray[np.float32]:
+    def __getitem__(self, index: int) -> NDArray[Any]:
         if not 0 <= index < self._count:
             raise IndexError(f"map {index} of {self._count}")
-        size = int(np.prod(self.shape))
-        self._file.seek(4 * size * index)
-        return np.frombuffer(self._file.read(4 * size), np.float32).reshape(self.shape)
+        size = int(np.prod(self.shape)) * self._dtype.itemsize
+        self._file.seek(size * index)
+        return np.frombuffer(self._file.read(size), self._dtype).reshape(self.shape)
 
     def scale(self, how: str = "shared") -> Scale:
         """One scale for all maps: up to the maximum (``shared``), or up to their 99.5 % quantile (``quantile``)."""

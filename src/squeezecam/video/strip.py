@@ -1,4 +1,4 @@
-"""The strip below the picture: what is shown, its score, the curve over the clip with the present moment, and the scale."""
+"""The strip below the picture: what is shown, its score, the curve over the clip with the present moment, the scale."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from squeezecam.render.colormap import colour_table
-from squeezecam.render.parts import LARGE, MAT, NORMAL, PAPER, RULE, SMALL
+from squeezecam.render.parts import LARGE, MAT, PAPER, RULE, SMALL
 from squeezecam.render.scale import Scale, number
-from squeezecam.render.text import GRAY, INK, draw_text, line_height, shorten, text_width
+from squeezecam.render.text import GRAY, INK, draw_text, line_height, shorten, text_width, wrap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARGIN = 10
 CURVE = 64
-NARROWEST = 360
+NARROWEST = 480
 """Least width in pixels: below, nothing could be read."""
 COLOURS = ((208, 70, 52), (58, 104, 168), (60, 140, 96), (150, 96, 176), (176, 128, 40), (96, 96, 96))
 NOW = (28, 30, 34)
+_BAR = 90
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Strip:
     ) -> None:
         self.seconds, self.curves = seconds, list(curves)
         self._left, self._right = MARGIN + 36, width - MARGIN - 1
-        self._top = MARGIN + line_height(LARGE) + line_height(SMALL) + 6
+        self._top = MARGIN + line_height(LARGE) + 2 * line_height(SMALL) + 4
         bottom = self._top + CURVE
-        height = bottom + line_height(SMALL) * 2 + 12
+        height = bottom + line_height(SMALL) * 4 + 14
         self.size = (width, height + height % 2)
         self._base = Image.new("RGB", self.size, PAPER)
         self._bottom = bottom
@@ -61,12 +62,14 @@ class Strip:
         self._draw_footer(footer, scale)
 
     def draw(self, index: int, title: str, detail: str = "") -> NDArray[np.uint8]:
-        """The strip of frame ``index`` as ``(height, width, 3)``: a title such as the class and its score, and a small line."""
+        """The strip of frame ``index``, ``(height, width, 3)``: a title such as class and score, and a small line."""
         image = self._base.copy()
         draw = ImageDraw.Draw(image)
         inside = self.size[0] - 2 * MARGIN
         draw_text(draw, (MARGIN, MARGIN - 4), shorten(title, inside, LARGE), LARGE, INK)
-        draw_text(draw, (MARGIN, MARGIN - 4 + line_height(LARGE)), shorten(detail, inside, SMALL), SMALL, GRAY)
+        for row, line in enumerate(wrap(detail, inside, SMALL, 2)):
+            y = MARGIN - 4 + line_height(LARGE) + row * line_height(SMALL)
+            draw_text(draw, (MARGIN, y), line, SMALL, GRAY)
         x = self._place(float(self.seconds[index]))
         draw.line((x, self._top, x, self._bottom), fill=NOW)
         for series, colour in zip(self.curves, _colours(len(self.curves)), strict=True):
@@ -111,23 +114,21 @@ class Strip:
         begin, end = f"{float(self.seconds[0]):.1f} s", f"{float(self.seconds[-1]):.1f} s"
         draw_text(draw, (self._left, y), begin, SMALL, GRAY)
         draw_text(draw, (self._right - text_width(end, SMALL), y), end, SMALL, GRAY)
-        x = self._left + text_width(begin, SMALL) + 16
+        x, y = MARGIN, y + line_height(SMALL) + 2
         for series, colour in zip(self.curves, _colours(len(self.curves)), strict=True):
             draw.rectangle((x, y + 5, x + 9, y + 9), fill=colour)
-            draw_text(draw, (x + 14, y), series.name, SMALL, INK)
-            x += 30 + text_width(series.name, SMALL)
+            name = shorten(series.name, max(40, self._right - x - 20), SMALL)
+            draw_text(draw, (x + 14, y), name, SMALL, INK)
+            x += 30 + text_width(name, SMALL)
 
     def _draw_footer(self, footer: str, scale: Scale) -> None:
         draw = ImageDraw.Draw(self._base)
-        y = self._bottom + line_height(SMALL) + 6
-        words = scale.describe()
-        bar = 60
-        x = self.size[0] - MARGIN - bar
-        table = colour_table()[np.linspace(0, 255, bar).astype(np.intp)]
-        self._base.paste(Image.fromarray(np.repeat(table[None], 9, axis=0)), (x, y + 3))
-        x -= text_width(words, SMALL) + 8
-        draw_text(draw, (x, y), words, SMALL, GRAY)
-        draw_text(draw, (MARGIN, y), shorten(footer, x - 2 * MARGIN, SMALL) if x > 80 else "", SMALL, GRAY)
+        y = self._bottom + 2 * line_height(SMALL) + 7
+        draw_text(draw, (MARGIN, y), shorten(footer, self.size[0] - 2 * MARGIN, SMALL), SMALL, GRAY)
+        y += line_height(SMALL)
+        table = colour_table()[np.linspace(0, 255, _BAR).astype(np.intp)]
+        self._base.paste(Image.fromarray(np.repeat(table[None], 9, axis=0)), (MARGIN, y + 4))
+        draw_text(draw, (MARGIN + _BAR + 8, y), scale.describe(), SMALL, GRAY)
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:

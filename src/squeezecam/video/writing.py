@@ -29,7 +29,8 @@ class ClipWriter:
         path: where to; the name must end in ``.mp4`` (or ``.m4v``, ``.mov``).
         size: width and height of the frames, both even.
         rate: average frames a second; the frames' own times are what is written.
-        sound: a clip whose first audio track is taken over: AAC packet by packet, anything else encoded anew; None: silent.
+        sound: a clip whose first audio track is taken over: AAC packet by packet, anything else encoded anew; None:
+            silent.
         aspect: width of a pixel over its height.
         quality: constant rate factor of H.264, lower is better.
 
@@ -166,7 +167,7 @@ class ClipWriter:
         return pieces()
 
     def _pump(self, until: float | None) -> None:
-        """Write the sound up to ``until`` seconds (None: all of it), so that the two tracks lie side by side in the file."""
+        """Write the sound up to ``until`` seconds (None: all of it): the two tracks lie side by side in the file."""
         while self._next is not None and (until is None or self._next[0] <= until):
             self._mux(self._next[1])
             self._next = next(self._pieces, None)

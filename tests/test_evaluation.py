@@ -1,0 +1,464 @@
+"""The table and the comparison: right figures, controls, intervals, resuming, boxes, commands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import squeezecam
+from conftest import ConvNet, Planted
+from squeezecam import InputError, Squeeze
+from squeezecam.evaluation import choose_columns
+from squeezecam.evaluation.columns import COLUMNS, DEFAULT, passes
+from squeezecam.evaluation.running import run
+from squeezecam.evaluation.source import Given
+from squeezecam.evaluation.subject import Remembering, Subject
+from squeezecam.evaluation.summary import Evaluation, accuracies
+from squeezecam.evaluation.truth import in_frame, read_boxes
+from squeezecam.metrics import (
+    average_drop,
+    bootstrap_difference,
+    box_ious,
+    deletion,
+    insertion,
+    masked_confidence,
+    max_box_acc,
+    max_box_acc_v2,
+)
+from squeezecam.peers import MapMethod, registry
+
+CONTROLS = ["all-channel-mean", "random-channels", "random-map", "centred-gaussian"]
+
+
+def blobs(count: int = 7, side: int = 24) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Pictures with one bright square in channel 0, and its box."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.rand(count, 3, side, side, generator=generator) * 0.1
+    boxes = []
+    for i in range(count):
+        left, top = (int(v) for v in torch.randint(0, side - 8, (2,), generator=generator))
+        x[i, 0, top : top + 8, left : left + 8] += 2
+        boxes.append(torch.tensor([[left, top, left + 8.0, top + 8.0]]))
+    return x, boxes
+
+
+def planted() -> Squeeze:
+    """A model whose class 0 counts channel 0, and whose pictures are its features."""
+    return squeezecam.attach(Planted(torch.tensor([[9.0, 0.1, 0.0], [0.0, 1.0, 0.3]])), blobs(2)[0])
+
+
+def fixed(name: str, maps: torch.Tensor, kind: Any = "peer") -> MapMethod:
+    """A method that gives known maps, in the order in which the images come."""
+    place = {"next": 0}
+
+    def make(squeeze: Any, inputs: torch.Tensor, target: Any, *, output: Any = None, seeds: Any = None) -> torch.Tensor:
+        first = place["next"]
+        place["next"] += len(inputs)
+        return maps[first : first + len(inputs)]
+
+    return MapMethod(name, name, kind, make, lambda squeeze, shape: 0.0)
+
+
+QUICK = ["insertion", "deletion", "insertion_deletion", "average_drop", "pointing_game", "energy_pointing_game"]
+
+
+def test_figures_are_those_of_the_metrics_and_controls_are_there() -> None:
+    x, boxes = blobs()
+    squeeze = planted()
+    found = squeezecam.evaluate(squeeze, x, ["class"], boxes=boxes, batch_size=3, steps=5)
+    assert list(found.methods) == ["class", *CONTROLS]
+    assert [c.name for c in found.columns] == list(DEFAULT)
+    maps = squeeze.explain(x, method="class").heatmap
+    target = squeeze(x).argmax(1)
+    inserted = insertion(squeeze, x, maps, target, steps=5, base="blur").score
+    deleted = deletion(squeeze, x, maps, target, steps=5, base="mean").score
+    drop = average_drop(*masked_confidence(squeeze, x, maps, target))
+    for name, expected in (
+        ("insertion", inserted),
+        ("deletion", deleted),
+        ("insertion_deletion", inserted - deleted),
+        ("average_drop", drop),
+    ):
+        assert torch.allclose(found.values("class", name).float(), expected, atol=1e-5), name
+    accuracy = max_box_acc_v2(box_ious(maps, boxes, every_component=True))
+    assert found.figures()["class"]["max_box_acc_v2"].value.mean == pytest.approx(accuracy.value)
+    assert found.figures()["class"]["pointing_game"].value.mean == 1
+    assert found.figures()["random-map"]["energy_pointing_game"].value.mean < 0.5
+    assert [r["target"] for r in found.records] == target.tolist()
+
+
+def test_paired_differences_by_hand() -> None:
+    """Two peers and one of ours on four images: the pointing game alone, so every figure is 0 or 1."""
+    x = torch.rand(4, 3, 8, 8)
+    masks = torch.zeros(4, 8, 8)
+    masks[:, :4] = 1
+    hit, miss = torch.zeros(8, 8), torch.zeros(8, 8)
+    hit[1, 1] = miss[6, 6] = 1
+
+    def maps(*hits: int) -> torch.Tensor:
+        return torch.stack([hit if h else miss for h in hits])
+
+    methods = [
+        fixed("ours", maps(1, 1, 1, 0), "own"),
+        fixed("good peer", maps(1, 0, 1, 0)),
+        fixed("bad peer", maps(0, 0, 1, 0)),
+    ]
+    found = squeezecam.evaluate(planted(), x, methods, ["pointing"], masks=masks, batch_size=4)
+    cells = {name: line["pointing_game"] for name, line in found.figures().items()}
+    assert [cells[m.name].value.mean for m in methods] == [0.75, 0.5, 0.25]
+    assert {cell.reference for cell in cells.values()} == {"good peer"}
+    assert cells["good peer"].difference is None
+    ours = cells["ours"].difference
+    assert ours is not None
+    assert ours == bootstrap_difference(torch.tensor([1.0, 1, 1, 0]), torch.tensor([1.0, 0, 1, 0]))
+    assert (ours.mean, ours.low, ours.high) == (0.25, 0, 0.75)
+    assert cells["bad peer"].difference is not None
+    assert cells["bad peer"].difference.mean == -0.25
+    assert found.figures()["ours"]["map_area"].reference is None, "the area has no better side"
+
+
+def test_best_peer_follows_the_direction_and_marks_what_is_clear() -> None:
+    x, _ = blobs(12)
+    low, high = x[:, 0], -x[:, 0]
+    methods = [fixed("ours", low, "own"), fixed("worse", high), fixed("better", low)]
+    found = squeezecam.evaluate(planted(), x, methods, ["deletion", "insertion"], batch_size=12)
+    cells = found.figures()
+    assert cells["ours"]["deletion"].reference == cells["ours"]["insertion"].reference == "better"
+    table = {line.split()[0]: line for line in str(found).splitlines() if line.strip()}
+    deletion_of = {name: table[name].split()[2] for name in ("ours", "worse", "better")}
+    assert deletion_of["worse"].endswith("-")
+    assert deletion_of["better"].endswith("=")
+    assert not deletion_of["ours"].endswith(("+", "-", "="))
+
+
+def test_box_accuracies_survive_as_digits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ious = torch.rand(30, 100, generator=generator).double()
+    ious[4] = float("nan")
+    digits = [
+        "" if row.isnan().any() else "".join(str(sum(float(v) >= d for d in (0.3, 0.5, 0.7))) for v in row)
+        for row in ious
+    ]
+    for name, reference in (("max_box_acc_v2", max_box_acc_v2(ious)), ("max_box_acc", max_box_acc(ious))):
+        values = accuracies(digits, name)
+        assert values.isnan().tolist() == [i == 4 for i in range(30)]
+        assert float(values.nanmean()) == pytest.approx(reference.value)
+
+
+def table_of(evaluation: Evaluation) -> dict[str, Any]:
+    found = evaluation.as_dict()
+    return {"tables": found["tables"], "records": evaluation.records, "failures": found["failures"]}
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> None:
+    x, boxes = blobs(10)
+    squeeze = planted()
+    whole = squeezecam.evaluate(squeeze, x, "own", QUICK, boxes=boxes, batch_size=3, out=tmp_path / "whole")
+
+    class Interrupted(Given):
+        loads = 0
+
+        def load(self, index: int) -> Any:
+            Interrupted.loads += 1
+            if Interrupted.loads == 8:
+                raise KeyboardInterrupt
+            return super().load(index)
+
+        def identity(self) -> object:
+            return Given(x, boxes).identity()
+
+    out = tmp_path / "parts"
+    subject = Subject(squeeze, squeeze.output_name(None))
+    with pytest.raises(KeyboardInterrupt):
+        run(subject, Interrupted(x, boxes), "own", QUICK, batch_size=3, out=out)
+    (stored,) = out.glob("per_image-*.jsonl")
+    assert len(stored.read_text().splitlines()) == 1 + 2
+    with open(stored, "a") as file:
+        file.write('{"chunk": 2, "records": [{"fi')  # a line cut off in the middle
+    said: list[str] = []
+    went_on = Interrupted(x, boxes)
+    Interrupted.loads = 100
+    resumed = run(subject, went_on, "own", QUICK, batch_size=3, out=out, say=said.append)
+    assert Interrupted.loads == 104, "only the pictures that were left are read"
+    assert any("going on after 2 of 4 batches" in line for line in said)
+    assert table_of(resumed) == table_of(whole)
+    assert (out / "evaluation.csv").read_text().splitlines()[1].rsplit(",", 1)[0] == (
+        (tmp_path / "whole" / "evaluation.csv").read_text().splitlines()[1].rsplit(",", 1)[0]
+    )
+
+
+def test_changed_settings_start_anew_and_lose_nothing(tmp_path: Path) -> None:
+    x, _ = blobs(4)
+    squeeze = planted()
+    squeezecam.evaluate(squeeze, x, "class", ["area"], out=tmp_path)
+    for change in ({"seed": 1}, {"batch_size": 2}, {"metrics": ["sparseness"]}, {"images": x + 0.01}, {"sample": 3}):
+        options: dict[str, Any] = {"images": x, "methods": "class", "metrics": ["area"], "out": tmp_path, **change}
+        before = len(list(tmp_path.glob("per_image-*.jsonl")))
+        squeezecam.evaluate(squeeze, options.pop("images"), **options)
+        assert len(list(tmp_path.glob("per_image-*.jsonl"))) == before + 1, change
+    with torch.no_grad():
+        squeeze.model.fc.weight.add_(0.1)
+    before = len(list(tmp_path.glob("per_image-*.jsonl")))
+    squeezecam.evaluate(squeeze, x, "class", ["area"], out=tmp_path)
+    assert len(list(tmp_path.glob("per_image-*.jsonl"))) == before + 1, "other weights"
+
+
+def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    x, _ = blobs(4)
+    squeeze = planted()
+    squeezecam.evaluate(squeeze, x, "class", ["area"], out=tmp_path)
+    (stored,) = tmp_path.glob("per_image-*.jsonl")
+    lines = stored.read_text().splitlines()
+    stored.write_text("\n".join([lines[0], "{broken", *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match="is damaged"):
+        squeezecam.evaluate(squeeze, x, "class", ["area"], out=tmp_path)
+
+
+def test_subsets_missing_boxes_and_targets() -> None:
+    x, boxes = blobs(6)
+    boxes[2] = torch.zeros(0, 4)
+    hard = [True, False, True, True, False, False]
+    found = squeezecam.evaluate(
+        planted(), x, "class", ["pointing", "drop"], boxes=boxes, subsets={"hard": hard}, target=[1] * 6, batch_size=4
+    )
+    assert found.figures()["class"]["pointing_game"].value.samples == 5
+    assert found.figures("hard")["class"]["pointing_game"].value.samples == 2
+    assert found.figures("hard")["class"]["average_drop"].value.samples == 3
+    assert {r["target"] for r in found.records} == {1}
+    assert "subset 'hard': 3 images" in found.text()
+    lines = list(csv.DictReader(io.StringIO(found.csv())))
+    assert {line["subset"] for line in lines} == {"all", "hard"}
+    assert len(lines) == 2 * 5 * 3
+
+
+def test_a_part_drawn_by_seed_is_the_same_again() -> None:
+    x, _ = blobs(9)
+    one, two, other = (
+        [r["file"] for r in squeezecam.evaluate(planted(), x, "class", ["area"], sample=4, seed=s).records]
+        for s in (1, 1, 2)
+    )
+    assert one == two != other
+    assert len(set(one)) == 4
+
+
+def test_a_single_value_has_no_confidence_but_a_place() -> None:
+    x, boxes = blobs(4)
+    squeeze = squeezecam.attach(Planted(torch.tensor([[1.0, 0.0, 0.0]])), x[:2])
+    found = squeezecam.evaluate(squeeze, x, "class", ["pointing", "energy"], boxes=boxes)
+    assert found.figures()["class"]["pointing_game"].value.mean == 1
+    with pytest.raises(InputError, match="single value"):
+        squeezecam.evaluate(squeeze, x, "class", ["insertion"])
+
+
+def test_wrong_use_is_told() -> None:
+    x, boxes = blobs(4)
+    for message, options in (
+        ("no metric 'pointng'.*pointing_game", {"metrics": "pointng"}),
+        ("'pointing_game' needs to know where the object is", {"metrics": "pointing"}),
+        ("no method 'clas'", {"methods": "clas"}),
+        ("boxes has 3 entries for 4 images", {"boxes": boxes[:3]}),
+        ("masks have \\(5, 5\\) pixels", {"masks": torch.ones(4, 5, 5)}),
+        ("at least 1", {"sample": 0}),
+    ):
+        with pytest.raises(InputError, match=message):
+            squeezecam.evaluate(planted(), x, **{"metrics": None, **options})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not a single image"):
+        squeezecam.evaluate(planted(), x[:0])
+
+
+def test_known_answers_are_not_asked_for_again() -> None:
+    asked = []
+
+    def predict(pictures: torch.Tensor) -> torch.Tensor:
+        asked.append(len(pictures))
+        return pictures.flatten(1)[:, :2] * 2
+
+    known, new = torch.rand(3, 1, 4, 4), torch.rand(2, 1, 4, 4)
+    model = Remembering(predict)
+    model.learn(known)
+    mixed = torch.stack([known[2], new[0], known[0], new[1]])
+    assert torch.equal(model(mixed), mixed.flatten(1)[:, :2] * 2)
+    assert torch.equal(model(known[1:2]), known[1:2].flatten(1)[:, :2] * 2)
+    assert asked == [3, 2]
+    nearly = known[:1].clone()
+    nearly[0, 0, 3, 3] += 1e-3
+    model(nearly)
+    assert asked == [3, 2, 1]
+
+
+def test_the_price_of_the_default_table() -> None:
+    columns = choose_columns(None, truth=True)
+    assert passes(columns, 8, 1.0) == 7 + 7 + 1 + 1
+    assert not any(c.slow for c in columns)
+    assert {name for name, c in COLUMNS.items() if c.slow} == {"road", "road_combined", "sensitivity_max"}
+
+
+def test_slow_metrics_run_when_they_are_named() -> None:
+    x, _ = blobs(3)
+    found = squeezecam.evaluate(planted(), x, "class", "road,road_combined,sensitivity_max,coherency,complexity")
+    line = found.figures()["class"]
+    assert all(line[c.name].value.samples == 3 for c in found.columns)
+    assert line["road_combined"].value.mean > 0
+    assert line["complexity"].value.mean == line["map_area"].value.mean
+    gaussian = found.figures()["centred-gaussian"]
+    assert gaussian["sensitivity_max"].value.mean == 0
+    assert gaussian["coherency"].value.mean == pytest.approx(1)
+    assert found.figures()["random-map"]["coherency"].value.mean < 0.9, "a random map is drawn anew"
+
+
+# --- boxes ----------------------------------------------------------------------------------------------
+
+
+def test_boxes_in_the_frame_of_the_network() -> None:
+    """A 400 x 200 picture, of which the central 200 x 200 fills 100 x 100."""
+    seen = (100.0, 0.0, 300.0, 200.0)
+    found = in_frame([(100, 0, 300, 200), (150, 50, 250, 100), (0, 20, 120, 60), (0, 0, 90, 90)], seen, 100, 100)
+    assert found.tolist() == [[0, 0, 100, 100], [25, 25, 75, 50], [0, 10, 10, 30]]
+
+
+def test_boxes_file(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("file,x0,y0,x1,y1,hard\na.png,1,2,3,4,0\na.png,5,6,7,8,1\nsub/b.png,0,0,9.5,9,0\nc,1,1,2,2,yes\n")
+    found = read_boxes(path)
+    assert found.boxes["a.png"] == [(1, 2, 3, 4), (5, 6, 7, 8)]
+    assert found.flags == {"hard": {"a.png", "c"}}
+    assert found.key(Path("/x/y/a.png")) == "a.png"
+    assert found.key(Path("/x/sub/b.png")) == "sub/b.png"
+    assert found.key(Path("/x/other/b.png")) is None
+    assert found.key(Path("c.jpg")) == "c"
+    for text, message in (
+        ("file,x0,y0,x1\n", "lacks the column y1"),
+        ("file,x0,y0,x1,y1\na,1,2,x,4\n", "line 2: .* must be numbers"),
+        ("file,x0,y0,x1,y1\na,5,2,3,4\n", "line 2: expected x0 < x1"),
+        ("file,x0,y0,x1,y1\n", "no rows"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_boxes(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_boxes(tmp_path / "none.csv")
+
+
+# --- compare --------------------------------------------------------------------------------------------
+
+
+def test_compare_gives_maps_times_and_a_picture(tmp_path: Path) -> None:
+    x = torch.rand(2, 2, 24, 24)
+    squeeze = squeezecam.attach(ConvNet(), x)
+    found = squeezecam.compare(squeeze, x, ["class", "published", "random-map"], repeats=2, target=[1, 3])
+    assert found.target.tolist() == [1, 3]
+    expected = squeeze.explain(x, method="class", target=torch.tensor([1, 3])).heatmap
+    assert torch.allclose(found.maps["class"], expected, atol=1e-5)
+    assert all(bool((s > 0).all()) and s.shape == (2,) for s in (*found.seconds.values(), found.forward))
+    assert [row["method"] for row in found.times()] == ["class", "published", "random-map"]
+    assert all("forwards" in caption for line in found.captions() for caption in line)
+    pictures = [Image.new("RGB", (40, 30), (90, 90, 90))] * 2
+    path = found.save(tmp_path / "c.png", pictures=pictures)
+    with Image.open(path) as sheet:
+        assert sheet.width > 4 * 150
+
+
+def test_compare_default_begins_with_the_default_method() -> None:
+    x = torch.rand(1, 2, 16, 16)
+    found = squeezecam.compare(squeezecam.attach(ConvNet(), x), x, repeats=1)
+    names = [m.name for m in found.methods]
+    assert names[0] == "class"
+    assert names[-1] == "all-channel-mean"
+    assert not any(m.slow for m in found.methods)
+
+
+# --- commands -------------------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, count: int = 5) -> Path:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(generator.integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(folder / f"p{i}.png")
+    return folder
+
+
+def command(*arguments: str) -> Any:
+    from typer.testing import CliRunner
+
+    from squeezecam.cli import app
+
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_evaluate_from_the_command_line(tmp_path: Path) -> None:
+    folder, out = pictures(tmp_path / "in"), tmp_path / "out"
+    (folder / "bad.png").write_text("no picture")
+    boxes = tmp_path / "boxes.csv"
+    rows = "".join(f"p{i}.png,9,6,45,30,{i % 2}\n" for i in range(4))
+    boxes.write_text("file,x0,y0,x1,y1,odd\n" + rows)
+    words = f"evaluate --data {folder} --boxes {boxes} --subset odd --out {out} --methods published,class"
+    arguments = [*words.split(), *["--metrics", "I-D,pointing,energy", "--steps", "3", "--seed", "4"]]
+    result = command(*arguments)
+    assert result.exit_code == 1, "one picture is bad"
+    assert "5 images" in result.output
+    assert "subset 'odd': 2 images" in result.output
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["seed"] == 4
+    assert found["command"].startswith("squeezecam")
+    assert list(found["methods"]) == ["published", "class", *CONTROLS]
+    assert found["tables"]["all"]["class"]["pointing_game"]["samples"] == 4
+    assert found["tables"]["odd"]["class"]["insertion_deletion"]["samples"] == 2
+    assert len(found["failures"]) == 1
+    assert "bad.png" in found["failures"][0]["file"]
+    assert {p.suffix for p in out.iterdir()} == {".txt", ".csv", ".json", ".jsonl"}
+    again = command(*arguments)
+    assert "going on after" in again.stderr
+    assert json.loads((out / "evaluation.json").read_text())["tables"] == found["tables"]
+
+
+def test_boxes_of_the_original_reach_the_frame(tmp_path: Path) -> None:
+    """The demo squashes 90 x 60 to 96 x 96: the box 9,6,45,30 is the square from 9.6 to 48 there."""
+    from squeezecam.commands.evaluate import Files
+    from squeezecam.commands.pictures import example_of
+    from squeezecam.data.images import find_images
+    from squeezecam.models.resolve import load_model
+
+    folder = pictures(tmp_path / "in", 2)
+    path = tmp_path / "boxes.csv"
+    path.write_text("file,x0,y0,x1,y1\np0.png,9,6,45,30\n")
+    loaded = load_model("demo")
+    assert example_of(loaded).shape[1:] == (3, 96, 96)
+    said: list[str] = []
+    files = Files(loaded, find_images([folder]), read_boxes(path), [], None, said.append)
+    boxes = files.load(0).boxes
+    assert boxes is not None
+    assert torch.allclose(boxes, torch.tensor([[9.6, 9.6, 48, 48]], dtype=torch.float64), atol=0.3)
+    assert files.load(1).boxes is None
+    assert "1 of 2 pictures have no box" in said[0]
+    path.write_text("file,x0,y0,x1,y1\nother.png,9,6,45,30\n")
+    with pytest.raises(InputError, match="boxes for none of the 2 pictures"):
+        Files(loaded, find_images([folder]), read_boxes(path), [], None, said.append)
+    with pytest.raises(InputError, match="--subset"):
+        Files(loaded, find_images([folder]), None, ["hard"], None, said.append)
+
+
+def test_compare_from_the_command_line(tmp_path: Path) -> None:
+    folder, out = pictures(tmp_path / "in", 2), tmp_path / "out"
+    result = command("compare", str(folder), "--out", str(out), "--methods", "class,published,centred-gaussian")
+    assert result.exit_code == 0, result.output
+    assert "forwards" in result.output
+    found = json.loads((out / "comparison.json").read_text())
+    assert [m["method"] for m in found["methods"]] == ["class", "published", "centred-gaussian"]
+    assert len(found["pictures"]) == 2
+    with Image.open(out / "comparison.png") as sheet:
+        assert sheet.height > 2 * 100
+
+
+def test_registry_has_every_method_of_explain() -> None:
+    from squeezecam.explanation import METHODS
+
+    assert [n for n, m in registry().items() if m.kind == "own"] == list(METHODS)

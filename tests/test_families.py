@@ -1,0 +1,124 @@
+"""A sample of at least 40 families of real architectures, attached without a hint and checked as the coverage sweep
+does.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from squeezecam.models.torchvision_guard import ensure_torchvision
+
+ensure_torchvision()
+pytest.importorskip("timm")
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from coverage_checks import Outcome, check, random_like
+from coverage_zoo import oddities, torchvision_builds, transformers_builds
+
+# family -> model and height and width; None where the model wants its own square size
+TIMM: dict[str, tuple[str, tuple[int, int] | None]] = {
+    "byobnet": ("test_byobnet", (64, 96)),
+    "convnext": ("test_convnext", (64, 96)),
+    "cspnet": ("cs3darknet_focus_s", (64, 96)),
+    "cspnext": ("cspnext_tiny", (64, 96)),
+    "cpubone": ("cpubone_nano", (64, 96)),
+    "dla": ("dla46x_c", (64, 96)),
+    "edgenext": ("edgenext_xx_small", (64, 96)),
+    "efficientnet": ("test_efficientnet", (64, 96)),
+    "efficientvim": ("efficientvim_m1", None),
+    "efficientvit_mit": ("efficientvit_b0", (64, 96)),
+    "efficientvit_msra": ("efficientvit_m0", None),
+    "fasternet": ("fasternet_t0", (64, 96)),
+    "ghostnet": ("ghostnet_050", (64, 96)),
+    "hgnet": ("hgnetv2_b0", (64, 96)),
+    "inception_next": ("inception_next_atto", (64, 96)),
+    "lcnetv2": ("lcnetv2_small", (64, 96)),
+    "mambaout": ("test_mambaout", (64, 96)),
+    "maxxvit": ("test_coatnet", None),
+    "mobilenetv3": ("lcnet_035", (64, 96)),
+    "nfnet": ("test_nfnet", (64, 96)),
+    "pit": ("pit_ti_distilled_224", None),
+    "pvt_v2": ("pvt_v2_b0", (64, 96)),
+    "regnet": ("regnety_002", (64, 96)),
+    "repghost": ("repghostnet_050", (64, 96)),
+    "repvit": ("repvit_m1", (64, 96)),
+    "resnet": ("test_resnet", (64, 96)),
+    "resnetv2": ("resnetv2_18", (64, 96)),
+    "shvit": ("shvit_s1", None),
+    "starnet": ("starnet_s050", (64, 96)),
+    "vision_transformer": ("test_vit", None),
+    "vovnet": ("ese_vovnet19b_slim_dw", (64, 96)),
+}
+TORCHVISION = ("squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_5")
+TRANSFORMERS = (
+    "ASTForAudioClassification",
+    "BeitForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "Dinov2WithRegistersForImageClassification",
+    "SegformerForImageClassification",
+    "SwinForImageClassification",
+    "Swinv2ForImageClassification",
+    "TimesformerForVideoClassification",
+    "VJEPA2ForVideoClassification",
+    "VideoMAEForVideoClassification",
+    "VivitForVideoClassification",
+    "Wav2Vec2ForSequenceClassification",
+)
+
+
+def passes(outcome: Outcome) -> None:
+    bad = [name for name, good in outcome.checks.items() if not good]
+    assert outcome.passed, f"{', '.join(bad)}; {'; '.join(outcome.notes)}; {outcome.site}"
+
+
+def test_there_are_at_least_40_families() -> None:
+    assert len(TIMM) + len(TORCHVISION) + len(TRANSFORMERS) >= 40
+
+
+@pytest.mark.parametrize("family", TIMM)
+def test_timm(family: str) -> None:
+    import timm
+
+    name, size = TIMM[family]
+    model = timm.create_model(name, pretrained=False, num_classes=10)
+    assert type(model).__module__.rpartition(".")[2] == family
+    shape = (3, *size) if size else tuple(model.default_cfg["input_size"])
+    passes(check(model, random_like((2, *shape)), size=shape[1:]))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name: str) -> None:
+    model, example, _ = torchvision_builds()[name]()
+    passes(check(model, example[..., :96, :128], size=(96, 128)))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers(name: str) -> None:
+    model, example, size = transformers_builds()[name]()
+    passes(check(model, example, size=size))
+
+
+@pytest.mark.parametrize("name", oddities())
+def test_oddity(name: str) -> None:
+    model, example, size = oddities()[name]()
+    passes(check(model, example, size=size))
+
+
+def test_the_checks_can_fail() -> None:
+    """A place whose tensor reaches nothing is found out: the patch tokens after the last block of a class-token model."""
+    model, example, size = oddities()["class token"]()
+    outcome = check(model, example, size=size, at="norm")
+    assert not outcome.checks["gate acts"]
+    assert outcome.checks["observe"]
+
+
+def test_a_blank_map_is_found_out() -> None:
+    model, example, size = oddities()["softmax at the end"]()
+    model.body.append(nn.Hardtanh(50.0, 60.0))  # 50 everywhere
+    outcome = check(model, example, size=size)
+    assert not outcome.checks["above noise"]
