@@ -78,9 +78,9 @@ def gate(squeeze: Squeeze, args: Any, kwargs: Any, plain: Any, outcome: Outcome)
     squeeze.apply_mode = "gate"
     squeeze.eval()
     with torch.no_grad():
-        outcome.checks["gate identity"] = same(plain, squeeze(*args, **kwargs))
+        output, seen = squeeze.capture(args if args else kwargs)
+        outcome.checks["gate identity"] = same(plain, output)
         before = squeeze.select(plain)
-        _, seen = squeeze.capture((*args,) if args else kwargs)
         outcome.checks["gate acts"] = True
         for stream in squeeze.places:
             weight, vector = squeeze.block(stream).expand.weight, seen[stream].squeezed[0]
@@ -135,7 +135,8 @@ def same(one: Any, two: Any) -> bool:
     """Whether two results are equal to the bit, NaN in the same places included."""
     first, second = tree.leaves(one), tree.leaves(two)
     return len(first) == len(second) and all(
-        p == q and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num()) for (p, a), (q, b) in zip(first, second, strict=True)
+        p == q and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for (p, a), (q, b) in zip(first, second, strict=True)
     )
 
 
@@ -150,7 +151,9 @@ def first_sample(example: Any) -> Any:
 
 
 def redraw_zeros(model: nn.Module) -> None:
-    """Draw layers that start at zero anew, and open layer scales that start near zero: such a model answers the same to everything."""
+    """Draw layers that start at zero anew, and open layer scales that start near zero: such a model answers the same
+    to everything.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

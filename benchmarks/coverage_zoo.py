@@ -1,6 +1,8 @@
-"""What the coverage sweep runs on: every entry builds ``(model, example, size)`` with random weights and without a network.
+"""What the coverage sweep runs on: every entry builds ``(model, example, size)`` with random weights and without a
+network.
 
-``example`` has two samples; ``size`` is the size that the heatmap must have, or None where the input's trailing axes say it.
+``example`` has two samples; ``size`` is the size that the heatmap must have, or None where the input's trailing axes
+say it.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from coverage_checks import random_like
 from torch import Tensor, nn
+
+from coverage_checks import random_like
 
 Build = Callable[[], tuple[nn.Module, Any, tuple[int, ...] | None]]
 
@@ -19,7 +22,9 @@ Build = Callable[[], tuple[nn.Module, Any, tuple[int, ...] | None]]
 
 
 def timm_names() -> list[str]:
-    """All architectures of timm, those of different modules in turn, so that a sweep that is cut short has seen every family."""
+    """All architectures of timm, those of different modules in turn, so that a sweep that is cut short has seen every
+    family.
+    """
     import timm
 
     families: dict[str, list[str]] = {}
@@ -83,7 +88,13 @@ _STAGES = {"num_labels": 10, "image_size": 64}
 
 _IMAGE: dict[str, dict[str, Any]] = {
     "BeitForImageClassification": {**_SMALL},
-    "BitForImageClassification": {**_STAGES, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "embedding_size": 32, "num_groups": 8},
+    "BitForImageClassification": {
+        **_STAGES,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "embedding_size": 32,
+        "num_groups": 8,
+    },
     "ConvNextForImageClassification": {**_STAGES, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
     "ConvNextV2ForImageClassification": {**_STAGES, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
     "CvtForImageClassification": {"num_labels": 10},
@@ -92,9 +103,20 @@ _IMAGE: dict[str, dict[str, Any]] = {
     "DeiTForImageClassificationWithTeacher": {**_SMALL},
     "Dinov2ForImageClassification": {**_SMALL},
     "Dinov2WithRegistersForImageClassification": {**_SMALL},
-    "DonutSwinForImageClassification": {**_STAGES, "embed_dim": 16, "depths": [1, 1, 2], "num_heads": [1, 2, 4], "window_size": 4},
+    "DonutSwinForImageClassification": {
+        **_STAGES,
+        "embed_dim": 16,
+        "depths": [1, 1, 2],
+        "num_heads": [1, 2, 4],
+        "window_size": 4,
+    },
     "EfficientNetForImageClassification": {**_STAGES},
-    "FocalNetForImageClassification": {**_STAGES, "embed_dim": 16, "depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 128]},
+    "FocalNetForImageClassification": {
+        **_STAGES,
+        "embed_dim": 16,
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [16, 32, 64, 128],
+    },
     "HGNetV2ForImageClassification": {"num_labels": 10},
     "HieraForImageClassification": {"num_labels": 10},
     "IJepaForImageClassification": {**_SMALL},
@@ -104,24 +126,58 @@ _IMAGE: dict[str, dict[str, Any]] = {
     "MobileNetV2ForImageClassification": {**_STAGES},
     "MobileViTForImageClassification": {**_STAGES},
     "MobileViTV2ForImageClassification": {**_STAGES},
-    "PerceiverForImageClassificationLearned": {"num_labels": 10, "num_latents": 16, "d_latents": 32, "num_self_attends_per_block": 2, "image_size": 56},
+    "PerceiverForImageClassificationLearned": {
+        "num_labels": 10,
+        "num_latents": 16,
+        "d_latents": 32,
+        "num_self_attends_per_block": 2,
+        "image_size": 56,
+    },
     "PoolFormerForImageClassification": {"num_labels": 10, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]},
     "PvtForImageClassification": {**_STAGES, "depths": [1, 1, 1, 1]},
     "PvtV2ForImageClassification": {**_STAGES, "depths": [1, 1, 1, 1]},
-    "RegNetForImageClassification": {"num_labels": 10, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "embedding_size": 16, "groups_width": 16},
-    "ResNetForImageClassification": {"num_labels": 10, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "embedding_size": 16},
+    "RegNetForImageClassification": {
+        "num_labels": 10,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "embedding_size": 16,
+        "groups_width": 16,
+    },
+    "ResNetForImageClassification": {
+        "num_labels": 10,
+        "hidden_sizes": [32, 64, 96, 128],
+        "depths": [1, 1, 1, 1],
+        "embedding_size": 16,
+    },
     "SegformerForImageClassification": {"num_labels": 10, "depths": [1, 1, 1, 1]},
     "SwiftFormerForImageClassification": {"num_labels": 10},
-    "SwinForImageClassification": {**_STAGES, "embed_dim": 16, "depths": [1, 1, 2], "num_heads": [1, 2, 4], "window_size": 4},
-    "Swinv2ForImageClassification": {**_STAGES, "embed_dim": 16, "depths": [1, 1, 2], "num_heads": [1, 2, 4], "window_size": 4},
+    "SwinForImageClassification": {
+        **_STAGES,
+        "embed_dim": 16,
+        "depths": [1, 1, 2],
+        "num_heads": [1, 2, 4],
+        "window_size": 4,
+    },
+    "Swinv2ForImageClassification": {
+        **_STAGES,
+        "embed_dim": 16,
+        "depths": [1, 1, 2],
+        "num_heads": [1, 2, 4],
+        "window_size": 4,
+    },
     "TextNetForImageClassification": {"num_labels": 10},
     "ViTForImageClassification": {**_SMALL},
     "ViTMSNForImageClassification": {**_SMALL},
 }
 _VISION_CONFIG = ("CLIPForImageClassification", "MetaClip2ForImageClassification", "SiglipForImageClassification")
-_SIDES = {"CvtForImageClassification": 128, "HieraForImageClassification": 224, "LevitForImageClassification": 224,
-          "LevitForImageClassificationWithTeacher": 224, "SwiftFormerForImageClassification": 224,
-          "PerceiverForImageClassificationLearned": 56}
+_SIDES = {
+    "CvtForImageClassification": 128,
+    "HieraForImageClassification": 224,
+    "LevitForImageClassification": 224,
+    "LevitForImageClassificationWithTeacher": 224,
+    "SwiftFormerForImageClassification": 224,
+    "PerceiverForImageClassificationLearned": 56,
+}
 _AUDIO = (
     "HubertForSequenceClassification",
     "UniSpeechForSequenceClassification",
@@ -136,9 +192,19 @@ _VIDEO: dict[str, dict[str, Any]] = {
     "VideoMAEForVideoClassification": {**_SMALL, "num_frames": 4, "tubelet_size": 2},
     "VivitForVideoClassification": {**_SMALL, "image_size": 64, "num_frames": 4, "tubelet_size": [2, 8, 8]},
     "VJEPA2ForVideoClassification": {
-        "num_labels": 10, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 2, "crop_size": 64,
-        "patch_size": 16, "frames_per_clip": 4, "tubelet_size": 2, "pred_hidden_size": 32, "pred_num_attention_heads": 4,
-        "pred_num_hidden_layers": 2, "num_pooler_layers": 1,
+        "num_labels": 10,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "mlp_ratio": 2,
+        "crop_size": 64,
+        "patch_size": 16,
+        "frames_per_clip": 4,
+        "tubelet_size": 2,
+        "pred_hidden_size": 32,
+        "pred_num_attention_heads": 4,
+        "pred_num_hidden_layers": 2,
+        "num_pooler_layers": 1,
     },
 }
 
@@ -146,31 +212,66 @@ _VIDEO: dict[str, dict[str, Any]] = {
 def transformers_builds() -> dict[str, Build]:
     builds: dict[str, Build] = {}
     for name, options in _IMAGE.items():
-        builds[name] = _hf(name, options, lambda side=_SIDES.get(name, 64): ({"pixel_values": random_like((2, 3, side, side))}, (side, side)))
+        pixels = _SIDES.get(name, 64)
+        builds[name] = _hf(
+            name,
+            options,
+            lambda side=pixels: ({"pixel_values": random_like((2, 3, side, side))}, (side, side)),
+        )
     for name in _VISION_CONFIG:
         small = {k: v for k, v in _SMALL.items() if k != "num_labels"}
-        builds[name] = _hf(name, {"vision_config": small, "num_labels": 10}, lambda: ({"pixel_values": random_like((2, 3, 64, 64))}, (64, 64)))
+        builds[name] = _hf(
+            name,
+            {"vision_config": small, "num_labels": 10},
+            lambda: ({"pixel_values": random_like((2, 3, 64, 64))}, (64, 64)),
+        )
     for name, options in _VIDEO.items():
         key = "pixel_values_videos" if name.startswith("VJEPA2") else "pixel_values"
-        builds[name] = _hf(name, options, lambda key=key: ({key: random_like((2, 3, 4, 64, 64)).transpose(1, 2).contiguous()}, (4, 64, 64)))
-    speech = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "num_labels": 10,
-              "conv_dim": [32] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16,
-              "apply_spec_augment": False}
+        builds[name] = _hf(
+            name,
+            options,
+            lambda key=key: ({key: random_like((2, 3, 4, 64, 64)).transpose(1, 2).contiguous()}, (4, 64, 64)),
+        )
+    speech = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "num_labels": 10,
+        "conv_dim": [32] * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "classifier_proj_size": 16,
+        "apply_spec_augment": False,
+    }
     for name in _AUDIO:
         builds[name] = _hf(name, speech, lambda: ({"input_values": torch.randn(2, 8000)}, None))
     builds["ASTForAudioClassification"] = _hf(
-        "ASTForAudioClassification", {**{k: _SMALL[k] for k in _SMALL if k not in ("image_size",)}, "max_length": 128, "num_mel_bins": 64},
+        "ASTForAudioClassification",
+        {**{k: _SMALL[k] for k in _SMALL if k not in ("image_size",)}, "max_length": 128, "num_mel_bins": 64},
         lambda: ({"input_values": torch.randn(2, 128, 64)}, (128, 64)),
     )
     builds["SEWForSequenceClassification"] = _hf(
-        "SEWForSequenceClassification", {**speech, "conv_dim": [32] * 13, "squeeze_factor": 2},
+        "SEWForSequenceClassification",
+        {**speech, "conv_dim": [32] * 13, "squeeze_factor": 2},
         lambda: ({"input_values": torch.randn(2, 16000)}, None),
     )
     builds["WhisperForAudioClassification"] = _hf(
         "WhisperForAudioClassification",
-        {"num_labels": 10, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "num_mel_bins": 40,
-         "max_source_positions": 100, "classifier_proj_size": 16, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 64,
-         "use_weighted_layer_sum": False},
+        {
+            "num_labels": 10,
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "num_mel_bins": 40,
+            "max_source_positions": 100,
+            "classifier_proj_size": 16,
+            "decoder_layers": 1,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 64,
+            "use_weighted_layer_sum": False,
+        },
         lambda: ({"input_features": torch.randn(2, 40, 200)}, None),
     )
     return builds
@@ -206,11 +307,26 @@ def monai_builds() -> dict[str, Build]:
     return {
         "DenseNet121 3-D": lambda: (nets.DenseNet121(out_channels=10, **common), volume(), size),
         "SEResNet50 3-D": lambda: (nets.SEResNet50(num_classes=10, **common), volume(), size),
-        "EfficientNetBN 3-D": lambda: (nets.EfficientNetBN("efficientnet-b0", num_classes=10, pretrained=False, **common), volume(), size),
+        "EfficientNetBN 3-D": lambda: (
+            nets.EfficientNetBN("efficientnet-b0", num_classes=10, pretrained=False, **common),
+            volume(),
+            size,
+        ),
         "resnet18 3-D": lambda: (nets.resnet18(spatial_dims=3, n_input_channels=1, num_classes=10), volume(), size),
         "ViT 3-D": lambda: (
-            nets.ViT(1, size, (16, 16, 16), hidden_size=48, mlp_dim=96, num_layers=3, num_heads=4, classification=True, num_classes=10),
-            volume(), size,
+            nets.ViT(
+                1,
+                size,
+                (16, 16, 16),
+                hidden_size=48,
+                mlp_dim=96,
+                num_layers=3,
+                num_heads=4,
+                classification=True,
+                num_classes=10,
+            ),
+            volume(),
+            size,
         ),
     }
 
@@ -227,7 +343,10 @@ def stem(out: int = 16, rank: int = 2, inplace: bool = False) -> nn.Sequential:
 class Flatten(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = stem(), nn.Sequential(nn.Flatten(), nn.Linear(16 * 8 * 6, 32), nn.ReLU(), nn.Linear(32, 10))
+        self.body, self.head = (
+            stem(),
+            nn.Sequential(nn.Flatten(), nn.Linear(16 * 8 * 6, 32), nn.ReLU(), nn.Linear(32, 10)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
@@ -290,7 +409,36 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.body(x).flatten(2).transpose(1, 2)
-        return self.fc(self.attention(self.query.expand(len(x), -1, -1), tokens, tokens, need_weights=False)[0][:, 0])
+        return self.fc(
+            self.attention(self.query.expand(x.shape[0], -1, -1), tokens, tokens, need_weights=False)[0][:, 0]
+        )
+
+
+class ClipPool(nn.Module):
+    """Attention pooling as in CLIP: the mean as query, keys and values from one layer, the map handed to several layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.q, self.kv, self.fc = stem(), nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.body(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        k, v = self.kv(tokens).chunk(2, -1)
+        return self.fc(F.scaled_dot_product_attention(self.q(tokens)[:, :1], k, v)[:, 0])
+
+
+class LatentPool(nn.Module):
+    """A learned query attends keys and values that one layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.query, self.kv = stem(), nn.Parameter(torch.randn(1, 1, 16)), nn.Linear(16, 32)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = self.kv(self.body(x).flatten(2).transpose(1, 2)).chunk(2, -1)
+        return self.fc(F.scaled_dot_product_attention(self.query.expand(x.shape[0], -1, -1), k, v)[:, 0])
 
 
 class ClassToken(nn.Module):
@@ -303,7 +451,7 @@ class ClassToken(nn.Module):
         self.norm, self.head, self.after = nn.LayerNorm(dim), nn.Linear(dim, 10), after
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens, extra = self.patch(x).flatten(2).transpose(1, 2), self.extra.expand(len(x), -1, -1)
+        tokens, extra = self.patch(x).flatten(2).transpose(1, 2), self.extra.expand(x.shape[0], -1, -1)
         tokens = torch.cat([tokens, extra] if self.after else [extra, tokens], 1)
         for block in self.blocks:
             tokens = block(tokens)
@@ -335,7 +483,7 @@ class EncoderLayers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patch(x).flatten(2)
         if self.extra is not None:
-            tokens = torch.cat([self.extra.expand(len(x), -1, -1), tokens.transpose(1, 2)], 1)
+            tokens = torch.cat([self.extra.expand(x.shape[0], -1, -1), tokens.transpose(1, 2)], 1)
             return self.head(self.encoder(tokens)[:, 0])
         tokens = self.encoder(tokens.transpose(1, 2) if self.batch_first else tokens.permute(2, 0, 1))
         return self.head(tokens.mean(1 if self.batch_first else 0))
@@ -466,7 +614,11 @@ class LoRA(nn.Module):
 
     def __init__(self, base: nn.Linear, rank: int = 2) -> None:
         super().__init__()
-        self.base, self.down, self.up = base, nn.Linear(base.in_features, rank, False), nn.Linear(rank, base.out_features, False)
+        self.base, self.down, self.up = (
+            base,
+            nn.Linear(base.in_features, rank, False),
+            nn.Linear(rank, base.out_features, False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.up(self.down(x))
@@ -478,6 +630,41 @@ class AdaptedViT(ClassToken):
         for block in self.blocks:
             block.mlp[0] = LoRA(block.mlp[0])
         self.head = LoRA(self.head)
+
+
+class Branches(nn.Module):
+    """Two token branches from the picture on, which exchange class tokens, as in CrossViT: no single map that
+    everything passes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 4, 4), nn.Conv2d(3, 16, 8, 8)
+        self.extra = nn.Parameter(torch.randn(2, 1, 1, 16))
+        self.stages = nn.Sequential(Exchange(), Exchange())
+        self.heads = nn.ModuleList(nn.Linear(16, 10) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [
+            torch.cat([extra.expand(x.shape[0], -1, -1), patch(x).flatten(2).transpose(1, 2)], 1)
+            for patch, extra in zip((self.fine, self.coarse), self.extra, strict=True)
+        ]
+        return torch.stack([head(b[:, 0]) for head, b in zip(self.heads, self.stages(branches), strict=True)]).mean(0)
+
+
+class Exchange(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.ModuleList(Block(16) for _ in range(2))
+        self.other = nn.ModuleList(nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(2))
+
+    def forward(self, branches: list[Tensor]) -> list[Tensor]:
+        first, second = (block(branch) for block, branch in zip(self.own, branches, strict=True))
+        made = []
+        for attention, mine, theirs in zip(self.other, (first, second), (second, first), strict=True):
+            fused = mine[:, :1] + attention(mine[:, :1], theirs, theirs, need_weights=False)[0]
+            made.append(torch.cat([fused, mine[:, 1:]], 1))
+        return made
 
 
 class SoftmaxOut(nn.Module):
@@ -500,6 +687,8 @@ def oddities() -> dict[str, Build]:
         "in-place activation after the map": lambda: (InPlaceAfter(), image(), size),
         "write into a view of the map": lambda: (ViewInPlace(), image(), size),
         "attention pooling": lambda: (AttentionPool(), image(), size),
+        "attention pooling, mean as query": lambda: (ClipPool(), image(), size),
+        "attention pooling, keys and values in one": lambda: (LatentPool(), image(), size),
         "class token": lambda: (ClassToken(), image(), size),
         "class and 4 registers": lambda: (ClassToken(5), image(), size),
         "class token after the grid": lambda: (ClassToken(1, after=True), image(), size),
@@ -514,9 +703,14 @@ def oddities() -> dict[str, Build]:
         "dict of outputs, keyword input": lambda: (DictOut(), {"image": image()}, size),
         "map handed on by keyword": lambda: (KeywordInside(), image(), size),
         "two inputs": lambda: (TwoInputs(), (image(), random_like((2, 3, 128))), None),
+        "branches that exchange class tokens": lambda: (Branches(), random_like((2, 3, 32, 24)), size),
         "two scales": lambda: (MultiScale(), image(), size),
         "channels last": lambda: (ChannelsLast(), image(), size),
         "shared body": lambda: (SharedBody(), image(), size),
         "regression": lambda: (Regression(), image(), size),
-        "multi-output list": lambda: (nn.Sequential(stem(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), image(), size),
+        "multi-output list": lambda: (
+            nn.Sequential(stem(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
+            image(),
+            size,
+        ),
     }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
-from material import SUBJECTS, MissingMaterialError, Subject, subject
+from material import SUBJECTS, MissingMaterialError, Subject, demo_subject, subject
 from squeezecam import heatmap, metrics, vector
 from squeezecam.files import write_json, write_text
 from squeezecam.fit.report import wilson
@@ -42,85 +42,62 @@ class Scores:
     pointing: dict[str, list[Tensor]] = field(default_factory=dict)
     faithful: dict[str, list[Tensor]] = field(default_factory=dict)
     hard: list[Tensor] = field(default_factory=list)
+    same: list[Tensor] = field(default_factory=list)
+    kept: list[vector.Kept] = field(default_factory=list)
 
     @staticmethod
     def add(where: dict[str, list[Tensor]], name: str, values: Tensor) -> None:
         where.setdefault(name, []).append(values.float())
 
 
-def demo_subject() -> Subject:
-    """The embedded default: digits left out by their class, pictures of sprites that the fit did not see."""
-    from squeezecam.data.demo import DemoImages
-    from squeezecam.models.demo import demo_model
-
-    model, _ = demo_model()
-    half = 600
-    fit, report = DemoImages("train", half, seed=1), DemoImages("test", half, seed=2)
-
-    def item(index: int) -> Any:
-        return fit[index] if index < half else report[index - half]
-
-    def picture(index: int) -> Tensor:
-        return torch.from_numpy(item(index).image).permute(2, 0, 1).float() / 255
-
-    every = range(2 * half)
-    return Subject(
-        DEMO, f"{half} generated pictures of digits to fit on, {half} of other hands to report on", model, picture,
-        list(every[:half]), list(every[half:]), torch.tensor([item(i).label for i in every]),
-        (tuple(range(5)), tuple(range(5, 10))), {i: torch.tensor([item(i).box]) for i in every[half:]},
-    )  # fmt: skip
-
-
-def measure(what: Subject, images: int, steps: int, draws: int, seed: int) -> dict[str, Any]:
+def measure(what: Subject, images: int, steps: int, draws: int, seed: int, hidden: int | None = None) -> dict[str, Any]:
     """Fit per fold, explain the pictures of the classes left out, and sum up: plain values for JSON."""
     started = time.perf_counter()
     groups = what.groups if what.groups is not None else _predicted(what)
     wanted = spread(what.reporting, images)
     generators = {name: torch.Generator().manual_seed(seed + i) for i, name in enumerate(("map", *range(draws)))}
-    same, share, fallback, tied = [], [], [], []
-    scores, folds, added = Scores(), [], 0
+    scores = Scores()
+    folds: list[dict[str, Any]] = []
     for left_out in what.folds:
         fitted_on = [i for i in what.tuning if int(groups[i]) not in left_out]
-        squeeze = squeezecam.attach(what.model, what.inputs(fitted_on[:2]), apply="gate")
-        report = squeeze.fit(_batches(what, fitted_on), inputs=lambda batch: batch, seed=seed, progress=False)
-        added = sum(p.numel() for p in squeeze.blocks.parameters())
         unseen = [i for i in what.reporting if int(groups[i]) in left_out]
-        kept_here = []
+        if not unseen:
+            continue
+        squeeze = squeezecam.attach(what.model, what.inputs(fitted_on[:2]), apply="gate")
+        report = squeeze.fit(_batches(what, fitted_on), hidden=hidden, seed=seed, progress=False)
+        before = len(scores.same)
         for start in range(0, len(unseen), BATCH):
             indices = unseen[start : start + BATCH]
             x = what.inputs(indices)
             with torch.no_grad():
                 target = what.model(x).argmax(1)
-                kept_here.append(squeeze(x).argmax(1) == target)
-            maps, chosen = _maps(squeeze, x, target, generators, draws)
-            share.append(chosen.share)
-            fallback.append(chosen.fallback)
-            tied.append(chosen.tied)
+                scores.same.append(squeeze(x).argmax(1) == target)
+            maps, kept = _maps(squeeze, x, target, generators, draws)
+            scores.kept.append(kept)
             if what.boxes is not None:
                 _point(scores, maps, what, indices)
             _curves(scores, maps, what.model, x, target, [k for k, i in enumerate(indices) if i in wanted], steps)
-        same += kept_here
         folds.append(
             {
                 "left_out": list(left_out), "fitted_on": len(fitted_on), "reported": len(unseen),
-                "unchanged": _mean(torch.cat(kept_here).float()) if kept_here else None,
+                "unchanged": _mean(torch.cat(scores.same[before:]).float()),
                 "seconds": report.seconds, "settings": report.settings,
             }
         )  # fmt: skip
-    unchanged, shares = torch.cat(same).float(), torch.cat(share)
+    unchanged = torch.cat(scores.same).float()
+    share = torch.cat([kept.share for kept in scores.kept])
     return {
         "model": what.name,
         "data": what.data,
-        "classes": len(set(groups.tolist())),
         "pictures": len(unchanged),
-        "parameters_added": added,
+        "parameters_added": sum(p.numel() for p in squeeze.blocks.parameters()),
         "hidden": squeeze.block().hidden,
         "unchanged": _mean(unchanged),
         "unchanged_interval": wilson(_mean(unchanged), len(unchanged)),
-        "worst_fold": min(fold["unchanged"] for fold in folds if fold["unchanged"] is not None),
-        "share_kept": {"median": float(shares.median()), "min": float(shares.min()), "max": float(shares.max())},
-        "fallback": _mean(torch.cat(fallback).float()),
-        "tied": _mean(torch.cat(tied).float()),
+        "worst_fold": min(fold["unchanged"] for fold in folds),
+        "share_kept": {"median": float(share.median()), "min": float(share.min()), "max": float(share.max())},
+        "fallback": _mean(torch.cat([kept.fallback for kept in scores.kept]).float()),
+        "tied": _mean(torch.cat([kept.tied for kept in scores.kept]).float()),
         "folds": folds,
         "pointing": compared(scores.pointing, draws, torch.cat(scores.hard) if scores.hard else None),
         "insertion_minus_deletion": compared(scores.faithful, draws, None),
@@ -167,7 +144,8 @@ def _curves(
     blurred = metrics.gaussian_blur(x, kernel=kernel, sigma=kernel / 5)
 
     def predict(pictures: Tensor) -> Tensor:
-        return model(pictures.contiguous(memory_format=torch.channels_last))
+        found: Tensor = model(pictures.contiguous(memory_format=torch.channels_last))
+        return found
 
     options: dict[str, Any] = {"steps": steps, "batch_size": SMALL_BATCH}
     for name, one in maps.items():
@@ -276,6 +254,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, help="pictures for insertion and deletion (default: 100 to 500)")
     parser.add_argument("--steps", type=int, default=8, help="steps of the insertion and deletion curves")
     parser.add_argument("--draws", type=int, default=3, help="draws of random channels")
+    parser.add_argument("--hidden", type=int, help="hidden units of the block (default: those that the fit chooses)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
@@ -291,7 +270,7 @@ def main() -> int:
         except MissingMaterialError as error:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
-        results.append(measure(what, given.images or IMAGES[name], given.steps, given.draws, given.seed))
+        results.append(measure(what, given.images or IMAGES[name], given.steps, given.draws, given.seed, given.hidden))
         print(f"{name}: {results[-1]['data']}; {results[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)
     if not results:
         return 1

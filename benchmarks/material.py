@@ -1,7 +1,8 @@
-"""Trained models and photographs that lie beside the project, for benchmarks: found, or missing with a reason.
+"""What benchmarks measure on: trained models and photographs that lie beside the project, and the embedded default.
 
-Looked for in the folder that ``SQUEEZECAM_MATERIAL`` names, else in ``../shared/material`` beside the repository.
-Its README says which half of each data set is for tuning and fitting, and which one for reporting.
+The material is looked for in the folder that ``SQUEEZECAM_MATERIAL`` names, else in ``../shared/material`` beside the
+repository. Its README says which half of each data set is for tuning and fitting, and which one for reporting. Where it
+is missing, that is an error with a reason, for benchmarks to skip by; ``demo_subject`` needs none.
 """
 
 from __future__ import annotations
@@ -162,3 +163,26 @@ def _boxes(path: Path) -> tuple[dict[str, str], dict[str, list[list[float]]], di
             boxes.setdefault(name, []).append([float(row[key]) for key in ("x0", "y0", "x1", "y1")])
             hard[name] = hard.get(name, True) and row["hard"] == "1"
     return synsets, boxes, hard
+
+
+def demo_subject() -> Subject:
+    """The embedded default: digits left out by their class, pictures of sprites that the fit did not see."""
+    from squeezecam.data.demo import DemoImages
+    from squeezecam.models.demo import demo_model
+
+    model, _ = demo_model()
+    half = 600
+    fit, report = DemoImages("train", half, seed=1), DemoImages("test", half, seed=2)
+
+    def item(index: int) -> Any:
+        return fit[index] if index < half else report[index - half]
+
+    def picture(index: int) -> Tensor:
+        return torch.from_numpy(item(index).image).permute(2, 0, 1).float() / 255
+
+    every = range(2 * half)
+    return Subject(
+        "demo", f"{half} generated pictures of digits to fit on, {half} of other hands to report on", model, picture,
+        list(every[:half]), list(every[half:]), torch.tensor([item(i).label for i in every]),
+        (tuple(range(5)), tuple(range(5, 10))), {i: torch.tensor([item(i).box]) for i in every[half:]},
+    )  # fmt: skip

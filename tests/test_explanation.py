@@ -194,8 +194,8 @@ def test_the_predicted_class_is_the_default():
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (5, r"0\.\.4, got 5"),
-        (-1, r"0\.\.4, got -1"),
+        (5, r"from 0 to 4; got 5"),
+        (-1, r"from 0 to 4; got -1"),
         ([0, 1], "batch of 3"),
         ([[0, 1]], "batch of 3"),
         ([[[0]]] * 3, "batch of 3"),

@@ -181,4 +181,4 @@ def _never_nothing(score: Tensor, mask: Tensor) -> Kept:
     mask = mask | tied[:, None]
     empty = ~mask.any(1) & score.isfinite().all(1)
     top = score >= _kth(score, _count(FALLBACK_SHARE, score.shape[1]))
-    return Kept(torch.where(empty[:, None], top, mask), empty, tied)
+    return Kept(mask | (empty[:, None] & top), empty, tied)
