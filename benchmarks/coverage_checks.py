@@ -151,8 +151,8 @@ def first_sample(example: Any) -> Any:
 
 
 def redraw_zeros(model: nn.Module) -> None:
-    """Draw layers that start at zero anew, and open layer scales that start near zero: such a model answers the same
-    to everything.
+    """Draw layers that start at zero anew, and open layer scales that start near zero: such a model answers the same to
+    everything.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -415,7 +415,9 @@ class AttentionPool(nn.Module):
 
 
 class ClipPool(nn.Module):
-    """Attention pooling as in CLIP: the mean as query, keys and values from one layer, the map handed to several layers."""
+    """Attention pooling as in CLIP: the mean as query, keys and values from one layer, the map handed to several
+    layers.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a block goes: the choice, what callers name, refusals, and what `inspect` and the reader of native blocks say."""
+"""Where a block goes: the choice, what callers name, refusals, `inspect`, and the reader of native blocks."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ pytest.importorskip("timm")
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from coverage_checks import Outcome, check, random_like
-from coverage_zoo import oddities, torchvision_builds, transformers_builds
+from coverage_checks import Outcome, check, random_like  # noqa: E402
+from coverage_zoo import oddities, torchvision_builds, transformers_builds  # noqa: E402
 
 # family -> model and height and width; None where the model wants its own square size
 TIMM: dict[str, tuple[str, tuple[int, int] | None]] = {
@@ -110,7 +110,7 @@ def test_oddity(name: str) -> None:
 
 
 def test_the_checks_can_fail() -> None:
-    """A place whose tensor reaches nothing is found out: the patch tokens after the last block of a class-token model."""
+    """A place whose tensor reaches nothing is found out: the patch tokens after the last block, behind a class token."""
     model, example, size = oddities()["class token"]()
     outcome = check(model, example, size=size, at="norm")
     assert not outcome.checks["gate acts"]

@@ -46,7 +46,7 @@ def agree(found: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
-    """The model runs in half precision, the block and the map in float32; a dimension of precision is all that is lost."""
+    """The model runs in half precision, the block and the map in float32; only digits are lost."""
     squeeze, x = attached(name, dtype=dtype)
     explained = squeeze.explain(x)
     with torch.no_grad():
@@ -97,9 +97,7 @@ def test_a_channels_last_memory_format_changes_nothing() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_export_with_a_dynamic_batch(name: str, apply: str) -> None:
     squeeze, x = attached(name, apply)
-    program = torch.export.export(
-        squeeze.as_module("published").eval(), (x,), dynamic_shapes=BATCH, strict=False
-    )
+    program = torch.export.export(squeeze.as_module("published").eval(), (x,), dynamic_shapes=BATCH, strict=False)
     more = torch.cat([x, x.flip(-1), x * 0.5])
     expected = squeeze.explain(more, method="published")
     with torch.no_grad():
@@ -148,7 +146,7 @@ def test_onnx_with_a_dynamic_batch_agrees_with_onnxruntime(name: str, tmp_path: 
 
 
 def test_wrapped_in_data_parallel_for_one_process() -> None:
-    squeeze, x = attached("softmax at the end")
+    squeeze, _ = attached("softmax at the end")
 
     class Wrapped(nn.Module):
         def __init__(self, module: nn.Module) -> None:

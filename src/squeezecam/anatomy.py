@@ -68,7 +68,7 @@ def _outputs(graph: Graph) -> dict[str, tuple[tree.Path, int]]:
     )
     raise SiteError(
         f"the model returns {shapes}; expected class scores of shape (batch, classes). For a detector or a segmenter, "
-        "attach to its backbone with a classification head, or wrap it in a module that returns the score to be explained"
+        "attach to its backbone with a classification head, or wrap it in a module that returns the score in question"
     )
 
 

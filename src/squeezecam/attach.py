@@ -36,8 +36,8 @@ _NO_GRADIENT = (
 )
 
 _COMPILED = (
-    "the model was compiled before attaching: Squeeze runs the eager model inside it, whose weights it shares; for speed "
-    "compile squeeze.as_module() instead"
+    "the model was compiled before attaching: Squeeze runs the eager model inside it, whose weights it shares; "
+    "for speed compile squeeze.as_module() instead"
 )
 
 
@@ -301,7 +301,7 @@ def attach(
         )
     if hasattr(model, "_orig_mod"):
         warnings.warn(_COMPILED, SqueezeWarning, stacklevel=2)
-        model = model._orig_mod
+        model = model.get_submodule("_orig_mod")
     args, kwargs = tree.as_call(example)
     if not tree.leaves((args, kwargs)):
         raise InputError(
@@ -416,7 +416,7 @@ def _before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, .
 
 
 def _before_all(anatomy: Anatomy, places: list[Place]) -> list[tuple[str, int, tuple[int, ...]]]:
-    """The same for several streams: calls without a place inside, whose results reach the output through places only."""
+    """The same for several streams: calls without a place inside, whose results pass places before the output."""
     graph = anatomy.graph
     nodes, children = {place.node for place in places}, graph.children()
     leaves = [node for path, node in graph.outputs if path in anatomy.outputs.values()]

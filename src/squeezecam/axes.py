@@ -1,9 +1,8 @@
 """What the axes of a tensor stand for, followed through the operations of a pass.
 
 An axis is a product of *factors*: the batch, channels, or positions such as height and width. Views split and merge
-    factors, convolutions and
-linear layers make new channels, a concatenation along the tokens puts class tokens beside a grid. So the layout of
-any tensor of the pass is known by following it from the input, not guessed from its shape.
+factors, convolutions and linear layers make new channels, a concatenation along the tokens puts class tokens beside a
+grid. So the layout of any tensor of the pass is known by following it from the input, not guessed from its shape.
 """
 
 from __future__ import annotations
@@ -171,8 +170,8 @@ def is_channels(axis: Axis) -> bool:
 
 
 def regroup(axes: Axes, shape: Sequence[int], tag: str = "") -> Axes | None:
-    """Axes after a reshape to ``shape``: factors in order, split and merged as the sizes demand; None where they do
-    not fit.
+    """Axes after a reshape to ``shape``: factors in order, split and merged as the sizes demand; None where they do not
+    fit.
     """
     left = [factor for axis in axes for factor in axis][::-1]
     made: list[list[Factor]] = []

@@ -10,10 +10,9 @@ from squeezecam.axes import REDUCTIONS
 def details(op: str, args: tuple[Any, ...], rank: int, index: int = 0) -> tuple[int, ...]:
     """The axes and indices that an operation was told, as numbers that do not depend on how it was called.
 
-    ``permute``: the order; ``transpose``: both axes; ``select``, ``unbind``, ``stack``, ``cat``, softmax and
-        cumulative sums: the axis (and index);
-    slices and splits: axis, start and stop; reductions: the axes, none for all; convolutions: the kernel; layer
-        norms: how many axes.
+    ``permute``: the order; ``transpose``: both axes; ``select``, ``unbind``, ``stack``, ``cat``, softmax and cumulative
+    sums: the axis (and index); slices and splits: axis, start and stop; reductions: the axes, none for all;
+    convolutions: the kernel; layer norms: how many axes.
 
     Args:
         op: name of the operation.

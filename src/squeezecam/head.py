@@ -1,7 +1,7 @@
 """What the model does after the map: the classification layer, where it is simple enough to be written down exactly.
 
-A head is *verified on the model's own numbers*, never assumed: its formula, evaluated on the features of the probe,
-has to give the model's output.
+A head is *verified on the model's own numbers*, never assumed: its formula, evaluated on the features of the probe, has
+to give the model's output.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _NORM_EPS = (1e-5, 1e-6, 1e-12)
 class Head:
     """A verified formula from canonical features ``u (N, C, *S)`` to the logits ``(N, K)`` of one output.
 
-    ``linear``: ``W pool(u) + b``. ``norm-linear``: a LayerNorm between pooling and ``W``. ``conv``: ``pool(act(W u(x)
-        + b))``, the 1x1
-    convolution before pooling of SqueezeNet and its kin.
+    ``linear``: ``W pool(u) + b``. ``norm-linear``: a LayerNorm between pooling and ``W``. ``conv``: ``pool(act(W u(x) +
+    b))``, the 1x1 convolution before pooling of SqueezeNet and its kin.
 
     Attributes:
         pool: ``"mean"``, ``"relu-mean"`` (a ReLU follows the map) or ``"max"``.
@@ -138,7 +137,7 @@ class Head:
         if self.kind == "conv":
             return torch.zeros(target.shape[0], device=features.device)
         bias = _optional(model, self.bias)
-        found = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
+        found: Tensor = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
         shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
         if shift is not None:
             found = found + self.matrix(model)[target] @ shift

@@ -29,8 +29,8 @@ class Layout:
     """A parsed layout such as ``n c h w``, ``n (1+ h w) c`` or ``(n t) c h w``.
 
     ``n`` is the batch, ``c`` the channels, and ``t d h w l f`` are positions: time, depth, height, width, length,
-        frequency. Names in
-    parentheses share an axis; ``1+`` says that one token (a class token, say) stands before the grid.
+    frequency. Names in parentheses share an axis; ``1+`` says that one token (a class token, say) stands before the
+    grid.
     """
 
     text: str

@@ -1,8 +1,8 @@
-"""Squeeze-and-excitation blocks that a network has already: their gates for an input, in one forward pass, with
-nothing to fit.
+"""Squeeze-and-excitation blocks that a network has already: their gates for an input, in one forward pass, with nothing
+to fit.
 
-EfficientNet, MobileNetV3, SE-ResNet and RegNetY of timm, torchvision and transformers. A block is known by the name
-of its class and checked on the numbers: what comes out has to be what went in times one gate per channel.
+EfficientNet, MobileNetV3, SE-ResNet and RegNetY of timm, torchvision and transformers. A block is known by the name of
+its class and checked on the numbers: what comes out has to be what went in times one gate per channel.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def read_native(model: nn.Module, inputs: Any, *, features: Sequence[str] | None
         reading.output = model(*args, **kwargs)
     if not reading.gates:
         raise SiteError(
-            f"none of the {len(blocks)} blocks that look like SE blocks ({blocks[0].kind}) scales its input by one gate "
-            "per channel"
+            f"none of the {len(blocks)} blocks that look like SE blocks ({blocks[0].kind}) scales its input by one "
+            "gate per channel"
         )
     return reading
 

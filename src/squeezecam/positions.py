@@ -1,10 +1,9 @@
 """Whether the positions of a feature map still matter for what comes after it.
 
-After the final norm of a vision transformer the patch tokens are there, but only the class token is read: a block
-    there would scale tokens
-that reach nothing. So the positions are followed from the map to the output: they matter where they are pooled,
-attended, convolved or flattened together, or where the output itself has positions; they do not where only single
-tokens are taken out.
+After the final norm of a vision transformer the patch tokens are there, but only the class token is read: a block there
+would scale tokens that reach nothing. So the positions are followed from the map to the output: they matter where they
+are pooled, attended, convolved or flattened together, or where the output itself has positions; they do not where only
+single tokens are taken out.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ logits. So one is fitted: a ridge regression from squeezed vectors to the *model
 cached features. How much of the logits it explains on data held out (R squared) is the trust that its class map
 deserves, and is always said beside it.
 
-What is squeezed. ``mean`` is the plain mean of each channel, as a head after pooling would see it. ``contrast`` is
-the mean square of what a channel differs from its own mean over the positions. Tokens of a transformer sit on a large
+What is squeezed. ``mean`` is the plain mean of each channel, as a head after pooling would see it. ``contrast`` is the
+mean square of what a channel differs from its own mean over the positions. Tokens of a transformer sit on a large
 offset that is the same everywhere, and attention hands what was found in one place on to all others: a read-out of
-    plain means explains the logits very well (R squared .93 to 1.00) and points at the planted
-evidence in 4 to 27 % of the pictures, one of contrasts a little less well (.81 to .86) and points at it in 65 % (two
-small vision transformers trained on a planted texture, chance 5 %; a small ConvNeXt: 100 % with both). So:
-``contrast`` for features that are negative about as often as positive, ``mean`` for others; :func:`suited_pool`.
+plain means explains the logits very well (R squared .93 to 1.00) and points at the planted evidence in 11 to 14 % of
+the pictures, one of contrasts a little less well (.81 to .86) and points at it in 65 % (two small vision transformers
+trained on a planted texture, chance 5 %; a small ConvNeXt: 100 % with both). So: ``contrast`` for features that are
+negative about as often as positive, ``mean`` for others; :func:`suited_pool`.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def suited_pool(features: Tensor) -> Pool:
 
 
 class ReadoutHead(nn.Module):
-    """A fitted read-out with the interface of :class:`squeezecam.head.Head`; ``model`` arguments are there for that
-    and not used.
+    """A fitted read-out with the interface of :class:`squeezecam.head.Head`; ``model`` arguments are there for that and
+    not used.
 
     Args:
         output: name of the output.
@@ -154,7 +154,8 @@ class ReadoutHead(nn.Module):
 
     def describe(self) -> str:
         """One line for people."""
-        return f"read-out of the {self.pool} of each channel, fitted to the model's logits (R2 {self.r2:.2f} on held-out data)"
+        fitted = f"fitted to the model's logits (R2 {self.r2:.2f} on held-out data)"
+        return f"read-out of the {self.pool} of each channel, {fitted}"
 
     def doubt(self) -> str | None:
         """What the status has to say about its class maps, or None."""
@@ -188,8 +189,8 @@ class ReadoutHead(nn.Module):
         return self.weight.to(heatmap.at_least_float32(features))[target]
 
     def class_map(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
-        """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the read-out's logit less
-        its bias.
+        """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the read-out's logit less its
+        bias.
         """
         return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
 

@@ -1,9 +1,9 @@
 """The search for the place of a block.
 
 It is the last feature map with spatial extent that *every* path from the input to the classification layer passes (a
-dominator of the data flow), that stands at a module's input or output, and whose positions still matter afterwards:
-the patch tokens of a transformer do not once only the class token is read. Where branches run side by side from the
-input on, it is the last set of maps that a module takes and that no path avoids, one block each.
+dominator of the data flow), that stands at a module's input or output, and whose positions still matter afterwards: the
+patch tokens of a transformer do not once only the class token is read. Where branches run side by side from the input
+on, it is the last set of maps that a module takes and that no path avoids, one block each.
 """
 
 from __future__ import annotations
@@ -171,7 +171,9 @@ def _place(graph: Graph, batch: int, node: int, relevant: set[int], children: di
 
 
 def _is_projected(graph: Graph, start: int, relevant: set[int], children: dict[int, list[int]]) -> bool:
-    """Whether a tensor is the keys or values of an attention: all that is made of it goes there without a weight between."""
+    """Whether a tensor is the keys or values of an attention: all that is made of it goes there without a weight
+    between.
+    """
     stack, seen, attended = [start], {start}, False
     while stack:
         node = stack.pop()

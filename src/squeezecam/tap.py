@@ -85,7 +85,7 @@ def _is_fused(model: nn.Module, name: str) -> bool:
 def _register_unseen(
     module: nn.Module, before: Callable[..., Any], after: Callable[..., Any], when: str
 ) -> contextlib.AbstractContextManager[Any]:
-    """The same through PyTorch's global hooks, which leave the fused path, and so the bits of the output, as they are."""
+    """The same through PyTorch's global hooks, which leave the fused path, and so the bits of the output, alone."""
     if when == "input":
 
         def first(seen: nn.Module, args: Any) -> Any:
