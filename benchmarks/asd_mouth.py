@@ -30,6 +30,7 @@ from squeezecam.streams import importance
 SITES = {"face": "visual.block3", "audio": "audio.block3"}
 MARGIN = 4  # pixels around the mouth that still count
 FRAMES, STEP = 25, 12
+DRAWS = 8  # of random channels
 Clip = tuple[Tensor, Tensor]
 
 
@@ -68,18 +69,24 @@ def on_mouth(maps: Tensor, boxes: np.ndarray) -> tuple[float, float]:
 
 
 def maps_of(squeeze: Squeeze, clip: Clip) -> dict[str, Tensor]:
-    captured = squeeze.capture(clip)
+    with torch.no_grad():
+        captured = squeeze.capture(clip)
     generator = torch.Generator().manual_seed(0)
     features = captured[1]["face"].features
-    some = torch.randperm(features.shape[1], generator=generator)[: features.shape[1] // 10]
     y, x = torch.meshgrid(torch.arange(14) - 6.5, torch.arange(14) - 6.5, indexing="ij")
     centre = torch.exp(-(x**2 + y**2) / 18).expand(features.shape[2], 14, 14)
     explained = {
         "published, top 10 %": {}, "published, top 25 %": {"keep": "quantile:0.25"},
-        "all-channel mean": {"keep": "all"}, "contribution": {"method": "contribution"},
+        "published rule, peaks": {"aggregate": "peaks"}, "all-channel mean": {"keep": "all"},
+        "all channels, peaks": {"keep": "all", "aggregate": "peaks"}, "contribution": {"method": "contribution"},
     }  # fmt: skip
     found = {name: squeeze.explain(clip, captured=captured, **how).raw["face"][0] for name, how in explained.items()}
-    found["random 10 % of channels"] = features[0, some].mean(0)
+    for draw in range(DRAWS):
+        some = torch.randperm(features.shape[1], generator=generator)[: features.shape[1] // 10]
+        chosen = torch.isin(torch.arange(features.shape[1]), some)[None]
+        for how in ("mean", "peaks"):
+            name = f"random 10 % of channels, {how}#{draw}"
+            found[name] = heatmap.aggregate(features, torch.ones(features.shape[:2]), chosen, how)[0]
     found["random map"] = torch.rand(centre.shape, generator=generator)
     found["centred Gaussian"] = centre
     return found
@@ -88,8 +95,8 @@ def maps_of(squeeze: Squeeze, clip: Clip) -> dict[str, Tensor]:
 def run(folder: Path, gates: str) -> dict[str, Any]:
     clips = read_clips(folder, Path(__file__).with_name("asd_mouth.csv"))
     model = load_light_asd(folder / "light_asd_ava.pt")
-    mouth: dict[str, list[tuple[float, float]]] = {}
-    spoken: dict[str, list[tuple[float, float]]] = {}
+    mouth: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    spoken: dict[str, dict[str, list[tuple[float, float]]]] = {}
     streams, unchanged, seconds = [], [], {"plain pass": 0.0, "pass with maps": 0.0}
     names = list(clips)
     for i, (name, (clip, boxes)) in enumerate(clips.items()):
@@ -107,9 +114,11 @@ def run(folder: Path, gates: str) -> dict[str, Any]:
         seconds["pass with maps"] += time.perf_counter() - mark
         speaking = (own[0, :, 1] > 0).numpy()
         for method, maps in maps_of(squeeze, clip).items():
-            mouth.setdefault(method, []).append(on_mouth(maps, boxes))
+            kind = method.partition("#")[0]
+            mouth.setdefault(kind, {}).setdefault(name, []).append(on_mouth(maps, boxes))
             if speaking.any():
-                spoken.setdefault(method, []).append(on_mouth(maps[torch.from_numpy(speaking)], boxes[speaking]))
+                while_speaking = on_mouth(maps[torch.from_numpy(speaking)], boxes[speaking])
+                spoken.setdefault(kind, {}).setdefault(name, []).append(while_speaking)
         swapped = swap(clip, clips[names[(i + 1) % len(names)]][0])
         for sound, inputs in (("own", clip), ("swapped", swapped)):
             found = importance(squeeze, inputs, target=1)
@@ -122,7 +131,7 @@ def run(folder: Path, gates: str) -> dict[str, Any]:
         "gates": gates,
         "frames unchanged in gate mode": float(torch.cat(unchanged).float().mean()),
         "frames": int(torch.cat(unchanged).numel()),
-        "mouth": table(mouth, names), "mouth while speaking": table(spoken, names), "streams": streams,
+        "mouth": table(mouth), "mouth while speaking": table(spoken), "streams": streams,
         "seconds": {**seconds, "ratio": seconds["pass with maps"] / seconds["plain pass"]},
     }  # fmt: skip
 
@@ -133,13 +142,15 @@ def swap(clip: Clip, other: Clip) -> Clip:
     return clip[0], other[1][:, rows]
 
 
-def table(found: dict[str, list[tuple[float, float]]], names: list[str]) -> list[dict[str, Any]]:
-    return [
-        {"map": method, "pointing": float(np.mean([v[0] for v in values])),
-         "energy": float(np.mean([v[1] for v in values])),
-         **{name[:22]: value[0] for name, value in zip(names, values, strict=False)}}
-        for method, values in found.items()
-    ]  # fmt: skip
+def table(found: dict[str, dict[str, list[tuple[float, float]]]]) -> list[dict[str, Any]]:
+    """Rows per map: pointing and energy, means over clips (and over draws within a clip), and pointing per clip."""
+    rows = []
+    for method, clips in found.items():
+        means = {name: np.mean(values, 0).tolist() for name, values in clips.items()}
+        whole = np.mean(list(means.values()), 0).tolist()
+        pointing = {name[:22]: values[0] for name, values in means.items()}
+        rows.append({"map": method, "pointing": whole[0], "energy": whole[1], **pointing})
+    return rows
 
 
 def main() -> None:
@@ -150,9 +161,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = run(options.folder, options.gates)
-    print(
-        f"gates per {found['gates']}; {found['frames unchanged in gate mode']:.1%} of {found['frames']} frames unchanged"
-    )
+    share = found["frames unchanged in gate mode"]
+    print(f"gates per {found['gates']}; {share:.1%} of {found['frames']} frames unchanged in gate mode")
     for name in ("mouth", "mouth while speaking", "streams"):
         rows = found[name]
         numbers = [key for key, value in rows[0].items() if isinstance(value, float)]

@@ -66,7 +66,7 @@ NOTES = """\
 * **Branches that run side by side from the input on** (CrossViT) get a block each, on the last maps that one module
   takes together.
 * **Features that can be negative.** A plain mean over channels cancels (after a LayerNorm it is zero up to rounding),
-  and so does the energy say nothing there: it is the same at every position. Where at least 30 % of the mass is
+  and the energy says nothing there either: it is the same at every position. Where more than 30 % of the mass is
   negative, the kept channels are read by their *contrast*: the root mean square of what differs from the channel's own
   mean over the positions. Mostly positive features (SiLU, GELU) are read by their positive part. Share of pictures in
   which the all-channel map points at a planted texture, on small networks trained on it (chance .05):

@@ -110,7 +110,7 @@ def test_oddity(name: str) -> None:
 
 
 def test_the_checks_can_fail() -> None:
-    """A place whose tensor reaches nothing is found out: the patch tokens after the last block, behind a class token."""
+    """A place whose tensor reaches nothing is found out: patch tokens after the last block, behind a class token."""
     model, example, size = oddities()["class token"]()
     outcome = check(model, example, size=size, at="norm")
     assert not outcome.checks["gate acts"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import TwoStreams, leave_identity
-from squeezecam import Squeeze, attach, load
+from squeezecam import Squeeze, attach, heatmap, load
 from squeezecam.errors import FitError, InputError, SiteError
 from squeezecam.explanation import spectrogram_size
 from squeezecam.models.face_body_audio import FaceBodyAudioASD
@@ -169,6 +169,15 @@ def test_streams_are_found_and_named_as_the_model_names_its_inputs() -> None:
     assert list(squeeze.places) == ["faces", "mfcc"]
     assert squeeze.places["mfcc"].layout.text == "n c f t"
     assert squeeze.explain(asd_inputs(frames=2)).heatmap["faces"].shape == (1, 2, 112, 112)
+
+
+def test_peaks_keep_each_channel_where_it_is_highest_in_every_frame() -> None:
+    features = torch.tensor([[[[[1.0, 3.0]], [[5.0, 2.0]]], [[[4.0, 1.0]], [[0.0, 6.0]]]]])
+    gates, kept = torch.tensor([[0.5, 1.0]]), torch.ones(1, 2, dtype=torch.bool)
+    found = heatmap.aggregate(features, gates, kept, "peaks")
+    assert found.tolist() == [[[[2.0, 0.75]], [[1.25, 3.0]]]]
+    still = heatmap.aggregate(features[:, :, 0, 0], gates, kept, "peaks")  # one axis: one maximum over all of it
+    assert still.tolist() == [[2.0, 0.75]]
 
 
 # --- importance ---------------------------------------------------------------------------------------------

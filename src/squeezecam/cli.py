@@ -252,6 +252,9 @@ def video(
     keep: Annotated[
         str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")
     ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option("--aggregate", help="mean | positive | energy | peaks, in place of the method's")
+    ] = None,
     scale: Annotated[str, typer.Option("--scale", help="shared | quantile: one scale over the clip")] = "shared",
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="the original to the left")] = False,
     sound: Annotated[bool, typer.Option("--sound/--no-sound", help="take over the clip's sound")] = True,
@@ -275,7 +278,7 @@ def video(
 
     if scale not in ("shared", "quantile"):
         raise InputError(f"--scale is '{scale}'; expected 'shared' or 'quantile'")
-    options = VideoOptions(method, target, output, keep, scale, batch_size, side_by_side, sound, scores)
+    options = VideoOptions(method, target, output, keep, aggregate, scale, batch_size, side_by_side, sound, scores)
     check_output(out, clip)
     if model == "light-asd":
         from squeezecam.commands.speakers import explain_speakers, speaker_squeeze

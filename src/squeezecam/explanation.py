@@ -154,7 +154,7 @@ def explain(
         output: name of the output that scores and targets refer to, where there are several.
         score: channel score in place of the method's: ``"gate"``, ``"contribution"``, ``"class"``.
         keep: keep rule in place of the method's, see :func:`squeezecam.vector.keep_rule`.
-        aggregate: ``"mean"``, ``"positive"``, ``"energy"`` or ``"class"`` in place of the method's.
+        aggregate: ``"mean"``, ``"positive"``, ``"energy"``, ``"peaks"`` or ``"class"`` in place of the method's.
         upsample: ``"bicubic"``, ``"linear"`` or ``"nearest"``.
         size: size of the heatmap, an int for all axes alike; None: that of the input.
         lengths: for padded clips, how many frames of each (in frames of the map) are no padding: the rest does not

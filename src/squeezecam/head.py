@@ -139,14 +139,14 @@ class Head:
         bias = _optional(model, self.bias)
         found: Tensor = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
         shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
-        if shift is not None:
-            found = found + self.matrix(model)[target] @ shift
-        return found
+        return found if shift is None else torch.add(found, self.matrix(model)[target] @ shift)
 
     def _conv_maps(self, model: nn.Module, features: Tensor) -> Tensor:
         seen = self.evidence_features(features)
         weight = self.matrix(model)
-        maps = torch.einsum("kc,ncx->nkx", weight, seen.flatten(2).to(weight.dtype)).unflatten(2, seen.shape[2:])
+        maps: Tensor = torch.einsum("kc,ncx->nkx", weight, seen.flatten(2).to(weight.dtype)).unflatten(
+            2, seen.shape[2:]
+        )
         bias = _optional(model, self.bias)
         if bias is not None:
             maps = maps + bias.view(1, -1, *[1] * (maps.ndim - 2))

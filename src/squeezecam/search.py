@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from squeezecam import tree
-from squeezecam.axes import REDUCTIONS
+from squeezecam.axes import REDUCTIONS, is_channels
 from squeezecam.errors import SiteError
 from squeezecam.graph import WEIGHTED, Door, Graph
 from squeezecam.layout import parse_layout
@@ -171,24 +171,25 @@ def _place(graph: Graph, batch: int, node: int, relevant: set[int], children: di
 
 
 def _is_projected(graph: Graph, start: int, relevant: set[int], children: dict[int, list[int]]) -> bool:
-    """Whether a tensor is the keys or values of an attention: all that is made of it goes there without a weight
-    between.
-    """
-    stack, seen, attended = [start], {start}, False
+    """Whether a tensor is the keys and values of an attention: its channels are split and go there unweighted."""
+    stack, seen, attended, parted = [start], {start}, False, False
     while stack:
         node = stack.pop()
         for child in children.get(node, []):
             if child in seen or child not in relevant:
                 continue
             seen.add(child)
-            op = graph.nodes[child].op
+            info, axes = graph.nodes[child], graph.nodes[node].axes
+            op = info.op
+            if op in ("slice", "select", "unbind") and info.details and axes is not None:
+                parted = parted or is_channels(axes[info.details[0]])
             if "attention" in op or op in ("bmm", "baddbmm"):
                 attended = True
             elif is_weighted(graph, child) or op in REDUCTIONS or "pool" in op:
                 return False
             else:
                 stack.append(child)
-    return attended
+    return attended and parted
 
 
 def as_place(

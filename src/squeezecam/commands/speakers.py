@@ -170,8 +170,8 @@ def _fit_if_needed(
         return ""
     booked.add("fit", mark)
     notes.append(
-        f"no adapter: the blocks were fitted on this clip, without labels ({len(starts)} windows; {report.unchanged:.1%} "
-        "of the held-out frames unchanged with the blocks in the path)"
+        f"no adapter: the blocks were fitted on this clip, without labels ({len(starts)} windows; with the blocks in "
+        f"the path {report.unchanged:.1%} of the held-out frames stay as they are)"
     )
     return ", fitted on this clip"
 
@@ -199,7 +199,13 @@ def _explain_segment(
             squeeze.eval()
             captured = squeeze.capture(inputs)
         explanation = squeeze.explain(
-            inputs, method=options.method, target=target, keep=options.keep, captured=captured, size=1
+            inputs,
+            method=options.method,
+            target=target,
+            keep=options.keep,
+            aggregate=options.aggregate,
+            captured=captured,
+            size=1,
         )
         mark = booked.add("model and map", mark)
         found = importance(squeeze, inputs, target=target, keep=options.keep, captured=captured)

@@ -38,6 +38,7 @@ class VideoOptions:
     target: int | None = None
     output: str | None = None
     keep: str | None = None
+    aggregate: str | None = None
     scale: str = "shared"
     batch_size: int = 16
     side_by_side: bool = False
@@ -194,6 +195,7 @@ def _explained(squeeze: Squeeze, loaded: LoadedModel, frames: list[Frame], optio
             target=options.target,
             output=options.output,
             keep=options.keep,
+            aggregate=options.aggregate,
         )
     except SqueezeError:
         raise
