@@ -207,7 +207,8 @@ class TestRunner:
 
 class TestParts:
     def test_wilson_interval_by_hand(self) -> None:
-        # n = 100, p = .98, z = 1.96: centre (.98 + .019208) / 1.038416, half 1.96 / 1.038416 * sqrt(.000196 + .00009604)
+        # n = 100, p = .98, z = 1.96: centre (.98 + .019208) / 1.038416,
+        # half 1.96 / 1.038416 * sqrt(.000196 + .00009604)
         low, high = wilson(0.98, 100)
         assert low == pytest.approx(0.93002, abs=1e-4)
         assert high == pytest.approx(0.99449, abs=1e-4)

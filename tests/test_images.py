@@ -409,7 +409,7 @@ def test_an_archive_that_cannot_be_used_says_why(tmp_path: Path, arrays: dict[st
 def test_archive_values_out_of_range_damage_and_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "nan.npz", images=np.array([[[0.0, np.nan]], [[0.0, 1.0]]]))
     first, second = find_images(tmp_path / "nan.npz")
-    with pytest.raises(InputError, match="picture 0 .* NaN"):
+    with pytest.raises(InputError, match=r"picture 0 .* NaN"):
         first.read()
     assert second.read().getpixel((1, 0)) == (255, 255, 255)  # one bad picture does not spoil the rest
     for bad in (np.array([[[0.0, 255.0]]]), np.array([[[-1.0, 1.0]]])):

@@ -139,7 +139,8 @@ def fit(
     )  # fmt: skip
     squeeze.fit_info = {
         "objective": objective, "train": train, "task": task, "output": output,
-        "samples": result.samples, "seed": seed, "settings": settings, "trained": trained, "unchanged": result.unchanged,
+        "samples": result.samples, "seed": seed, "settings": settings,
+        "trained": trained, "unchanged": result.unchanged,
     }  # fmt: skip
     return result
 
