@@ -347,7 +347,7 @@ def test_a_picture_that_the_model_cannot_take_is_left_out_of_its_batch(
         (["in", "--adapter", "cut.safetensors"], "not a complete safetensors file"),
         (["in", "--adapter", "whole.safetensors", "--model", "factories.py:net"], "DemoNet"),
         (["in", "--adapter", "whole.safetensors", "--at", "features"], "--at"),
-        (["in", "--target", "99"], "0..9"),
+        (["in", "--target", "99"], "0 to 9"),
         (["in", "--method", "magic"], "magic"),
         (["in", "--keep", "magic"], "magic"),
         (["in", "--scale", "magic"], "magic"),
