@@ -217,6 +217,16 @@ def test_doors_of_positional_and_keyword_arguments() -> None:
     assert doors["output", ()] == "add"
 
 
+def test_inference_mode_shows_the_same_operations() -> None:
+    model = Function(lambda y: F.linear(y.flatten(2).transpose(1, 2), torch.ones(7, 6)))
+    x = torch.randn(2, 3, 12, 20)
+    expected = [node.op for node in trace(model, (x,), {})[0].nodes if node.live]
+    with torch.inference_mode():
+        assert [node.op for node in trace(model, (x,), {})[0].nodes if node.live] == expected
+        made_inside = torch.randn(2, 3, 12, 20)
+        assert [node.op for node in trace(model, (made_inside,), {})[0].nodes if node.live] == expected
+
+
 def test_nothing_is_left_behind() -> None:
     before = len(module_hooks._global_forward_hooks), len(module_hooks._global_forward_pre_hooks)
 

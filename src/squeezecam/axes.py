@@ -119,6 +119,8 @@ def _follow(
         if rank == 2 and parents[-1] is not None and len(parents) > 1 and parents[-2] is None:  # weights times features
             return _channels(shape[0]), parents[-1][-1]
         return (*source[: rank - 1], _channels(shape[-1]))
+    if op == "im2col" and details:  # patches side by side
+        return source[0], _channels(shape[1]), (Factor("h", details[0]), Factor("w", details[1]))
     if op == "embedding":
         return (*source, _channels(shape[-1]))
     if op in ("bmm", "baddbmm"):

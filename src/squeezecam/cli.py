@@ -490,7 +490,7 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", SqueezeWarning)
     try:
-        app()
+        app(prog_name="squeezecam")
     except SqueezeError as error:
         _stop(str(error))
     except KeyboardInterrupt:

@@ -7,18 +7,21 @@ from typing import Any
 from squeezecam.axes import REDUCTIONS
 
 
-def details(op: str, args: tuple[Any, ...], rank: int, index: int = 0) -> tuple[int, ...]:
+def details(
+    op: str, args: tuple[Any, ...], rank: int, index: int = 0, shape: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
     """The axes and indices that an operation was told, as numbers that do not depend on how it was called.
 
     ``permute``: the order; ``transpose``: both axes; ``select``, ``unbind``, ``stack``, ``cat``, softmax and cumulative
     sums: the axis (and index); slices and splits: axis, start and stop; reductions: the axes, none for all;
-    convolutions: the kernel; layer norms: how many axes.
+    convolutions: the kernel; ``im2col``: rows and columns of patches; layer norms: how many axes.
 
     Args:
         op: name of the operation.
         args: its positional arguments.
         rank: number of axes of the tensor that it takes.
         index: which of its results is meant.
+        shape: of the tensor that it takes, where that decides.
 
     """
 
@@ -26,6 +29,11 @@ def details(op: str, args: tuple[Any, ...], rank: int, index: int = 0) -> tuple[
         return int(value) % max(rank, 1)
 
     rest = args[1:]
+    if op == "im2col" and len(rest) == 4 and shape is not None:
+        sides = zip(shape[-2:], *rest, strict=True)
+        return tuple(
+            (s + 2 * pad - dilation * (kernel - 1) - 1) // step + 1 for s, kernel, dilation, pad, step in sides
+        )
     if op == "permute":
         return tuple(axis(i) for i in rest[0])
     if op == "transpose":

@@ -202,7 +202,7 @@ class _Recorder(TorchDispatchMode):
         elif node.op in CONVOLUTION:
             node.details = tuple(given[1].shape[2:]) if len(given) > 1 else ()
         else:
-            node.details = details(node.op, args, len(shape), index)
+            node.details = details(node.op, args, len(shape), index, shape)
         node.axes = follow(
             node.op, node.details, node.shape, [p.axes for p in parents], self.batch, str(len(self.graph.nodes))
         )
@@ -225,7 +225,8 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
         axes = unknown(tuple(tensor.shape), batch, f"{len(graph.inputs)}.")
         node = Node("input", (), tuple(tensor.shape), live=True, root=len(graph.inputs), axes=axes)
         graph.inputs.append((path, recorder.add(tensor, node)))
-    with torch.no_grad(), _doors(graph, recorder, names), recorder:
+    # under inference mode operations are seen before they are taken apart, by other names
+    with torch.inference_mode(False), torch.no_grad(), _doors(graph, recorder, names), recorder:
         output = model(*args, **kwargs)
     graph.outputs = [(path, recorder.lookup(tensor)) for path, tensor in tree.leaves(output)]
     return graph, output

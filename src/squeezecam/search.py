@@ -66,12 +66,13 @@ def is_weighted(graph: Graph, node: int) -> bool:
 
 def _last_map(graph: Graph, batch: int, leaf: int, roots: set[int]) -> tuple[Place | None, list[Candidate]]:
     children, relevant = graph.children(), graph.ancestors([leaf])
-    inputs = {node for _, node in graph.inputs}
+    learned = _learned(graph, relevant)
     classifier = max((node for node in relevant if is_weighted(graph, node)), default=-1)
+    others = {node for _, node in graph.inputs} - roots
     candidates: list[Candidate] = []
     taken: Place | None = None
     for node in graph.dominators(leaf, roots):
-        if node in inputs or (inputs - roots and graph.ancestors([node]) & (inputs - roots)):
+        if node not in learned or (others and graph.ancestors([node]) & others):
             continue
         place = _place(graph, batch, node, relevant, children)
         if place is None:
@@ -95,12 +96,22 @@ def _last_map(graph: Graph, batch: int, leaf: int, roots: set[int]) -> tuple[Pla
     return taken, candidates
 
 
+def _learned(graph: Graph, relevant: set[int]) -> set[int]:
+    """Nodes that a weight of the model has gone into: an input that is merely cut into patches is no feature map."""
+    learned: set[int] = set()
+    for node in sorted(relevant):
+        if is_weighted(graph, node) or not learned.isdisjoint(graph.nodes[node].parents):
+            learned.add(node)
+    return learned
+
+
 def _cut(graph: Graph, batch: int, leaf: int, roots: set[int]) -> dict[str, Place]:
     """The last maps that one module takes together and that every path from ``roots`` to ``leaf`` passes one of."""
     children, relevant = graph.children(), graph.ancestors([leaf])
+    learned = _learned(graph, relevant)
     groups: dict[tuple[str, int, str], list[Door]] = {}
     for door in graph.doors:
-        if door.node in relevant and door.node not in roots and len(graph.nodes[door.node].shape) >= 3:
+        if door.node in learned and len(graph.nodes[door.node].shape) >= 3:
             groups.setdefault((door.module, door.call, door.when), []).append(door)
     for group in sorted(groups.values(), key=lambda doors: max(d.node for d in doors), reverse=True):
         nodes = {door.node for door in group}
@@ -112,7 +123,7 @@ def _cut(graph: Graph, batch: int, leaf: int, roots: set[int]) -> dict[str, Plac
             for name, place in places.items()
             if place is not None and _matters(graph, batch, place, children, relevant)
         }
-        if len(found) >= 2:
+        if found:  # a branch whose positions cannot be read gets no block
             return found
     return {}
 
