@@ -459,6 +459,39 @@ def evaluate(
 
 
 @app.command()
+def export(
+    onnx: Annotated[Path, typer.Option("--onnx", help="file to write: output, heatmap and gates, any batch size")],
+    model: Model = "demo",
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="published | contribution | class")] = None,
+    target: Annotated[
+        int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
+    ] = None,
+    apply: Annotated[
+        str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says, else observe")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")] = False,
+    at: At = None,
+    weights: Weights = None,
+    random: Random = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Model, heatmap and gates as one ONNX file, checked against the model by onnxruntime."""
+    from squeezecam.commands.export import export_onnx
+    from squeezecam.commands.pictures import example_of
+
+    loaded, squeeze = _squeeze(model, weights, random, None, "cpu", seed, at, adapter, apply, strict)
+    found = export_onnx(squeeze, example_of(loaded), onnx, method, target)
+    if as_json:
+        print(json.dumps({"command": _command(), "onnx": str(found.path), "difference": found.difference}, indent=2))
+        return
+    print(f"inputs: {', '.join(found.inputs)}; outputs: {', '.join(found.outputs)}; the first axis is the batch")
+    print(f"onnxruntime agrees with the model to {found.difference:.1e} of each output's largest value")
+    _wrote([found.path])
+
+
+@app.command()
 def inspect(
     model: Model = "demo",
     at: At = None,
