@@ -61,7 +61,7 @@ def export_onnx(squeeze: Squeeze, example: Any, path: Path, method: str | None, 
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "export")
     args, kwargs = tree.as_call(example)
-    if args and kwargs or any(not isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+    if (args and kwargs) or any(not isinstance(value, Tensor) for value in (*args, *kwargs.values())):
         raise ModelError("only models whose inputs are tensors, all by position or all by keyword, can be exported")
     given = tuple(args) or tuple(kwargs.values())
     inputs = list(kwargs) or [f"input{i or ''}" for i in range(len(given))]
