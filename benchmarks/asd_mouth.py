@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from squeezecam import attach, heatmap
-from squeezecam.attach import Squeeze
 from squeezecam.files import write_json
 from squeezecam.models.light_asd import load_light_asd
+from squeezecam.module import Squeeze
 from squeezecam.render.table import text_table
 from squeezecam.streams import importance
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam import tree
-from squeezecam.attach import Squeeze
+from squeezecam.module import Squeeze
 
 MAX_ATTACH_CALLS = 3
 NOISE = 100.0

@@ -459,6 +459,6 @@ def test_compare_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_registry_has_every_method_of_explain() -> None:
-    from squeezecam.explanation import METHODS
+    from squeezecam.methods import METHODS
 
     assert [n for n, m in registry().items() if m.kind == "own"] == list(METHODS)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from conftest import TwoStreams, leave_identity
 from squeezecam import Squeeze, attach, heatmap, load
 from squeezecam.errors import FitError, InputError, SiteError
-from squeezecam.explanation import spectrogram_size
 from squeezecam.models.face_body_audio import FaceBodyAudioASD
 from squeezecam.models.light_asd import LightASD, load_light_asd
+from squeezecam.sizes import spectrogram_size
 from squeezecam.streams import ABLATIONS, MEASURES, by_group, importance, join
 
 MATERIAL = Path(os.environ.get("SQUEEZECAM_MATERIAL") or Path(__file__).parents[2] / "shared" / "material") / "asd"

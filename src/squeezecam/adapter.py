@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam.anatomy import Site
-from squeezecam.attach import Squeeze, attach
+from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
+from squeezecam.module import Squeeze
 
 FORMAT = "squeezecam-adapter/1"
 _RECORD = ("sites", "apply", "hidden", "output", "fit", "model")

@@ -1,257 +1,33 @@
-"""The ``Squeeze`` module: a model and its blocks together."""
+"""From a model and an example to a :class:`~squeezecam.module.Squeeze`."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from squeezecam import tree
-from squeezecam.anatomy import Anatomy, Candidate, Place, Site, examine
-from squeezecam.block import IDENTITY_GATE, SEBlock
-from squeezecam.errors import InputError, SiteError, SqueezeError, SqueezeWarning
-from squeezecam.frames import name_time, scale_by, squeeze_stream
-from squeezecam.graph import Call
-from squeezecam.head import Head, find_head
-from squeezecam.heatmap import AGGREGATES, suited_aggregate
-from squeezecam.tap import Handler, evaluating, tapped
+from squeezecam.anatomy import Anatomy, Place, Site, examine
+from squeezecam.block import SEBlock
+from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
+from squeezecam.frames import name_time
+from squeezecam.head import find_head
+from squeezecam.heatmap import suited_aggregate
+from squeezecam.module import Apply, Capture, Squeeze
+from squeezecam.tap import evaluating
+from squeezecam.upstream import before, before_all, input_of
 
-if TYPE_CHECKING:
-    from squeezecam.explanation import Explanation
-    from squeezecam.fit import FitReport
+__all__ = ["Squeeze", "attach", "get"]
 
-Apply = Literal["observe", "gate"]
 Gates = Literal["clip", "frame"]
-
-_NO_GRADIENT = (
-    "{}: this part of the model runs without gradients (torch.no_grad, or activation checkpointing), so its block does "
-    "not train there: name a place outside it with at=..."
-)
 
 _COMPILED = (
     "the model was compiled before attaching: Squeeze runs the eager model inside it, whose weights it shares; "
     "for speed compile squeeze.as_module() instead"
 )
-
-
-@dataclass
-class Capture:
-    """What one stream showed in one pass: features ``(N, C, *S)``, squeezed vectors, SE vectors.
-
-    Vectors are ``(N, C)``, or ``(N, T, C)`` where there is one for every frame.
-    """
-
-    features: Tensor
-    squeezed: Tensor
-    gates: Tensor
-
-
-class Squeeze(nn.Module):
-    """A model with an SE block before its classifier. Calling it calls the model; ``explain`` gives the heatmap.
-
-    Made by :func:`attach`. The wrapped model keeps its class, its ``state_dict`` keys and what ``model(x)`` returns:
-    hooks exist only while a pass through this module runs. In ``observe`` mode outputs are the model's own to the bit;
-    in ``gate`` mode the block is in the path and trains with the model.
-    """
-
-    def __init__(self, model: nn.Module, places: dict[str, Place], blocks: dict[str, SEBlock], apply: Apply) -> None:
-        super().__init__()
-        self.model = model
-        self.blocks = nn.ModuleDict(blocks)
-        self.places = places
-        self.apply_mode: Apply = apply
-        self.per_frame = False
-        self.heads: dict[str, Head] = {}
-        self.outputs: dict[str, tree.Path] = {}
-        self.default_output = "output"
-        self.signed: dict[str, bool] = {}
-        self.aggregates: dict[str, str] = {}
-        self.input_paths: dict[str, tree.Path] = {}
-        self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
-        self.example_batch = 1
-        self.positional = 1
-        self.fit_info: dict[str, Any] = {}
-        self.candidates: list[Candidate] = []
-        self.classifiers: dict[str, str | None] = {}
-
-    # --- passes -------------------------------------------------------------------------------------
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output: its own in ``observe`` mode, with gated features in ``gate`` mode."""
-        if self.apply_mode == "observe":
-            return self.model(*args, **kwargs)
-        with self._taps(args, kwargs, None):
-            return self.model(*args, **kwargs)
-
-    def capture(self, inputs: Any, lengths: Tensor | None = None) -> tuple[Any, dict[str, Capture]]:
-        """One pass: the output, and per stream the features that came to the block, squeezed vectors and SE vectors.
-
-        Of several streams those that the model did not run (an input that was not given) are left out. ``lengths``
-        ``(N,)`` are the frames of each clip that are no padding.
-        """
-        args, kwargs = tree.as_call(inputs)
-        found: dict[str, Capture] = {}
-        with self._taps(args, kwargs, found, lengths):
-            output = self.model(*args, **kwargs)
-        missing = [stream for stream in self.places if stream not in found]
-        if not found:
-            places = ", ".join(self.places[stream].describe() for stream in missing)
-            raise SiteError(
-                f"the model did not pass {places} in this call, although it did in the probe: "
-                "attach with a like example"
-            )
-        return output, found
-
-    def _taps(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        found: dict[str, Capture] | None,
-        lengths: Tensor | None = None,
-    ) -> contextlib.AbstractContextManager[None]:
-        batch = tree.batch_size(args, kwargs)
-        handlers = {stream: self._handler(stream, batch, found, lengths) for stream in self.places}
-        return tapped(self.model, self.places, handlers)
-
-    def _handler(
-        self, stream: str, batch: int, found: dict[str, Capture] | None, lengths: Tensor | None = None
-    ) -> Handler:
-        place = self.places[stream]
-        learning = self.training and torch.is_grad_enabled() and self.apply_mode == "gate"
-
-        def handle(tensor: Tensor) -> Tensor | None:
-            if learning and not torch.is_grad_enabled():
-                warnings.warn(_NO_GRADIENT.format(place.describe()), SqueezeWarning, stacklevel=2)
-            seen = self._see(stream, tensor, batch, lengths)
-            if found is not None:  # a copy, because an in-place activation may follow
-                features = seen.features.detach().clone(memory_format=torch.contiguous_format)
-                found[stream] = Capture(features, seen.squeezed, seen.gates)
-            return scale_by(place, tensor, seen.gates / IDENTITY_GATE, batch) if self.apply_mode == "gate" else None
-
-        return handle
-
-    def _see(self, stream: str, tensor: Tensor, batch: int, lengths: Tensor | None = None) -> Capture:
-        place = self.places[stream]
-        features = self._unpack(tensor, place, batch)
-        squeezed = squeeze_stream(features, place.layout, per_frame=self.per_frame, lengths=lengths)
-        return Capture(features, squeezed, self.block(stream).gates(squeezed))
-
-    @staticmethod
-    def _unpack(tensor: Tensor, place: Place, batch: int) -> Tensor:
-        features = place.layout.unpack(tensor, batch, place.grid)
-        if features.shape[1] != place.channels:
-            raise SiteError(
-                f"{place.describe()}: the tensor of shape {tuple(tensor.shape)} has {features.shape[1]} channels "
-                "in this call"
-            )
-        return features
-
-    def predict(self, inputs: Any, change: Callable[[str, Capture], Tensor]) -> Any:
-        """The output when the features of each stream are scaled by ``change(stream, capture)``, shaped as the gates.
-
-        For interventions: ``squeeze.predict(x, lambda stream, seen: intervene(torch.ones_like(seen.gates), channels,
-        "drop"))``.
-        """
-        args, kwargs = tree.as_call(inputs)
-        batch = tree.batch_size(args, kwargs)
-
-        def handler(stream: str) -> Handler:
-            place = self.places[stream]
-
-            def handle(tensor: Tensor) -> Tensor:
-                return scale_by(place, tensor, change(stream, self._see(stream, tensor, batch)), batch)
-
-            return handle
-
-        with torch.no_grad(), evaluating(self), tapped(self.model, self.places, {s: handler(s) for s in self.places}):
-            return self.model(*args, **kwargs)
-
-    # --- what users call ----------------------------------------------------------------------------
-
-    def explain(self, inputs: Any, **options: Any) -> Explanation:
-        """Heatmaps for a batch in one forward pass; see :func:`squeezecam.explanation.explain` for the options."""
-        from squeezecam.explanation import explain
-
-        return explain(self, inputs, **options)
-
-    def fit(self, batches: Any, **options: Any) -> FitReport:
-        """Fit the blocks, without labels unless told; see :func:`squeezecam.fit.fit` for the options."""
-        from squeezecam.fit import fit
-
-        return fit(self, batches, **options)
-
-    def save(self, path: Any) -> None:
-        """Write blocks, site, settings and the model's fingerprint; see :func:`squeezecam.adapter.save`."""
-        from squeezecam.adapter import save
-
-        save(self, path)
-
-    def as_module(self, method: str | None = None, target: int | None = None) -> nn.Module:
-        """A plain module ``inputs -> (output, heatmap, gates)`` for ``torch.compile``, export and ONNX.
-
-        It shares parameters with this one, but its hooks are its own and permanent.
-        """
-        from squeezecam.plain import Plain
-
-        return Plain(self, method, target)
-
-    def block(self, stream: str | None = None) -> SEBlock:
-        """The block of a stream; of the only one by default."""
-        block = self.blocks[stream if stream is not None else next(iter(self.blocks))]
-        assert isinstance(block, SEBlock)
-        return block
-
-    @property
-    def fitted(self) -> bool:
-        """Whether every block has left its identity start."""
-        return all(self.block(stream).fitted for stream in self.places)
-
-    @property
-    def aggregate(self) -> str:
-        """How kept channels make a map where nobody says how: the mean unless it would cancel in one of the streams."""
-        return max(self.aggregates.values(), key=AGGREGATES.index, default="mean")
-
-    def head(self, output: str | None = None) -> Head | None:
-        """The verified formula of an output's classification layer, or None."""
-        return self.heads.get(self.output_name(output))
-
-    def output_name(self, output: str | None) -> str:
-        """``output`` checked, or the default."""
-        if output is None:
-            return self.default_output
-        if str(output) not in self.outputs:  # str: the outputs of a tuple are named by their place
-            raise InputError(f"the model has no output '{output}'; it has {', '.join(self.outputs)}")
-        return str(output)
-
-    def select(self, result: Any, output: str | None = None) -> Tensor:
-        """The tensor of one output out of what the model returned."""
-        found = tree.get(result, self.outputs[self.output_name(output)])
-        assert isinstance(found, Tensor)
-        return found
-
-    def extra_repr(self) -> str:
-        """Where, layout, channels, grid, head, parameters added."""
-        lines = [f"apply={self.apply_mode}, {'fitted' if self.fitted else 'not fitted'}"]
-        for stream, place in self.places.items():
-            added = sum(p.numel() for p in self.block(stream).parameters())
-            lines.append(f"{stream}: {place.describe()}, {added:,} parameters added")
-        for name in self.outputs:
-            head = self.heads.get(name)
-            lines.append(
-                f"head of '{name}': {head.describe() if head else 'not one of the known forms, no exact class map'}"
-            )
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        inner = self.extra_repr().replace("\n", "\n  ")
-        return f"Squeeze around {type(self.model).__name__}\n  {inner}"
 
 
 def attach(
@@ -387,7 +163,7 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     for stream, seen in found.items():
         squeeze.signed[stream] = bool((seen.features < 0).any())
         squeeze.aggregates[stream] = suited_aggregate(seen.features)
-        squeeze.input_paths[stream] = _input_of(anatomy, squeeze.places[stream])
+        squeeze.input_paths[stream] = input_of(anatomy, squeeze.places[stream])
     if len(found) == 1:
         features = next(iter(found.values())).features
         for name, path in squeeze.outputs.items():
@@ -395,60 +171,6 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
             head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
             if head is not None:
                 squeeze.heads[name] = head
-        squeeze.upstream = _before(anatomy, next(iter(squeeze.places.values())))
+        squeeze.upstream = before(anatomy, next(iter(squeeze.places.values())))
     else:
-        squeeze.upstream = _before_all(anatomy, list(squeeze.places.values()))
-
-
-def _input_of(anatomy: Anatomy, place: Place) -> tree.Path:
-    """The input leaf that the map at ``place`` is made of: the one with the most axes."""
-    made_of = anatomy.graph.ancestors([place.node])
-    leaves = [(path, node) for path, node in anatomy.graph.inputs if node in made_of]
-    return max(leaves, key=lambda leaf: len(anatomy.graph.nodes[leaf[1]].shape))[0] if leaves else (0, 0)
-
-
-def _before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Module calls that end before the map is there and return one tensor: outermost only, with their shapes."""
-    doors = anatomy.graph.doors
-    at_place = (place.module, place.when, place.item, place.call)
-    here = max(d.moment for d in doors if (d.module, d.when, d.item, d.call) == at_place)
-    return _outermost([c for c in anatomy.graph.calls if c.end <= here])
-
-
-def _before_all(anatomy: Anatomy, places: list[Place]) -> list[tuple[str, int, tuple[int, ...]]]:
-    """The same for several streams: calls without a place inside, whose results pass places before the output."""
-    graph = anatomy.graph
-    nodes, children = {place.node for place in places}, graph.children()
-    leaves = [node for path, node in graph.outputs if path in anatomy.outputs.values()]
-    moments = [
-        max(d.moment for d in graph.doors if (d.module, d.when, d.item, d.call) == (p.module, p.when, p.item, p.call))
-        for p in places
-    ]
-    results = {(d.module, d.call): d.node for d in graph.doors if d.when == "output"}
-
-    def replaced(call: Call) -> bool:
-        if any(call.start <= moment < call.end for moment in moments) or (call.module, call.call) not in results:
-            return False
-        node = results[call.module, call.call]
-        return not any(graph.reaches({node}, leaf, without=nodes, children=children) for leaf in leaves)
-
-    return _outermost([c for c in graph.calls if replaced(c)])
-
-
-def _outermost(calls: list[Call]) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Module, number of the call and shape, of calls that return one tensor and lie in no other of them."""
-    calls = [c for c in calls if len(c.shapes) == 1 and c.shapes[0][0] == () and c.module]
-    return [
-        (c.module, c.call, c.shapes[0][1])
-        for c in calls
-        if not any(
-            o.start <= c.start and c.end <= o.end and o is not c and (o.end - o.start) > (c.end - c.start)
-            for o in calls
-        )
-    ]
-
-
-def shared_copy(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model`` that shares its parameters and buffers."""
-    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, memo)
+        squeeze.upstream = before_all(anatomy, list(squeeze.places.values()))

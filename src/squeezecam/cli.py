@@ -18,9 +18,9 @@ from typer.core import TyperGroup
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 
 if TYPE_CHECKING:
-    from squeezecam.attach import Squeeze
     from squeezecam.commands.pictures import Failures
     from squeezecam.models.loaded import LoadedModel
+    from squeezecam.module import Squeeze
 
 
 class _Commands(TyperGroup):

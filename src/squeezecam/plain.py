@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree, vector
-from squeezecam.attach import Squeeze, shared_copy
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
-from squeezecam.explanation import METHODS, default_method, input_size
+from squeezecam.methods import METHODS, default_method
+from squeezecam.module import Squeeze, shared_copy
+from squeezecam.sizes import input_size
 from squeezecam.tap import by_keyword
 
 

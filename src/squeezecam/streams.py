@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from squeezecam import vector
-from squeezecam.attach import Capture, Squeeze
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import InputError
 from squeezecam.frames import scale_by, squeeze_stream, time_axis, valid_frames
+from squeezecam.module import Capture, Squeeze
 from squeezecam.tap import evaluating
 from squeezecam.targets import Target, class_targets
 

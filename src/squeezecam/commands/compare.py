@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from squeezecam.attach import Squeeze
 from squeezecam.commands.pictures import Failures, prepare, stacked
 from squeezecam.data.geometry import Geometry
 from squeezecam.evaluation.comparing import Comparison, compare
 from squeezecam.files import output_folder, write_json, write_picture
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap
-from squeezecam.attach import Squeeze, attach
+from squeezecam.attach import attach
 from squeezecam.data.demo import DemoBatch, DemoImages
 from squeezecam.files import output_folder, write_json, write_picture, write_text
 from squeezecam.metrics import (
@@ -24,6 +24,7 @@ from squeezecam.metrics import (
     random_map,
 )
 from squeezecam.models.demo import DEMO_LABELS, demo_model
+from squeezecam.module import Squeeze
 from squeezecam.render.compare import comparison_grid
 from squeezecam.render.table import csv_table, text_table
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.commands.pictures import Failures, prepare
 from squeezecam.data.geometry import Geometry
 from squeezecam.errors import InputError
@@ -18,6 +17,7 @@ from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.evaluation.truth import BoxFile, in_frame
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
 
 if TYPE_CHECKING:

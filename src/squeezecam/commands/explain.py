@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from squeezecam.attach import Squeeze
 from squeezecam.commands.drawing import NO_FIT_NEEDED, Words, figures, notice_of, scale_of, small
 from squeezecam.commands.pictures import Failures, Prepared, batches, stacked
 from squeezecam.commands.place import RESULTS, SHEET, keep_apart, stems, working_in
 from squeezecam.commands.predictions import prediction
 from squeezecam.data.geometry import Box, Geometry
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
-from squeezecam.explanation import METHODS, Explanation
+from squeezecam.explanation import Explanation
 from squeezecam.files import write_json, write_npz, write_picture
+from squeezecam.methods import METHODS
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.module import Squeeze
 from squeezecam.render.explained import SHEET_LIMIT, arrays
 from squeezecam.render.figure import contact_sheet
 from squeezecam.render.scale import Scale

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.errors import ModelError
 from squeezecam.files import atomic_path
 from squeezecam.models.torchvision_guard import require
+from squeezecam.module import Squeeze
 
 NAMES = ("output", "heatmap", "gates")
 

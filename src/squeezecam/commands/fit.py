@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from squeezecam.attach import Squeeze
 from squeezecam.commands.pictures import Failures, batches, stacked
 from squeezecam.commands.place import working_in
 from squeezecam.errors import FitError, SqueezeError
 from squeezecam.fit.report import FitReport
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.module import Squeeze
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.explanation import Explanation
 from squeezecam.models.labels import Labels, label_of
+from squeezecam.module import Squeeze
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze, attach
+from squeezecam.attach import attach
 from squeezecam.commands.video import Bar, VideoOptions, VideoOutcome, check_output, finish
 from squeezecam.data.mfcc import ROWS_PER_FRAME, SAMPLE_RATE, align, mfcc
 from squeezecam.errors import FitError, InputError, ModelError
 from squeezecam.models.light_asd import FACE_SIZE, LightASD, load_light_asd
+from squeezecam.module import Squeeze
 from squeezecam.streams import StreamImportance, by_group, importance, join
 from squeezecam.video.drawing import Seconds, draw_clip
 from squeezecam.video.reading import Frame, probe, read_frames, read_sound

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from squeezecam import heatmap
-from squeezecam.attach import Squeeze
 from squeezecam.commands.predictions import Prediction, prediction
 from squeezecam.data.geometry import Geometry
 from squeezecam.errors import InputError, SqueezeError
 from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.module import Squeeze
 from squeezecam.video.drawing import Seconds, draw_clip, rows_csv
 from squeezecam.video.paint import Painter
 from squeezecam.video.progress import Advance

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
-from squeezecam.explanation import METHODS, default_method
+from squeezecam.methods import METHODS, default_method
+from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from squeezecam.attach import Squeeze
+from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
 from squeezecam.evaluation.columns import Column, choose_columns, passes
 from squeezecam.evaluation.identity import model_identity, versions
@@ -20,9 +19,10 @@ from squeezecam.evaluation.source import Given, Item, Source
 from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is
 from squeezecam.evaluation.summary import Evaluation
-from squeezecam.explanation import METHODS
 from squeezecam.fit.progress import Progress
+from squeezecam.methods import METHODS
 from squeezecam.metrics import boxes_to_mask, mask_to_boxes
+from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.peers.registry import DEFAULT_PEERS
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
 from squeezecam.metrics.predict import Outputs
+from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
 SAMPLED = 64

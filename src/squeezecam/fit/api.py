@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.errors import FitError, InputError, SqueezeWarning
 from squeezecam.fit import faithful
 from squeezecam.fit import labels as on_labels
@@ -19,6 +18,7 @@ from squeezecam.fit.batches import Pick, guess_task
 from squeezecam.fit.cache import Cache, collect
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
+from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
 MINIMUM = 8

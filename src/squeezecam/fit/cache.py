@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.block import squeeze_positions
 from squeezecam.errors import FitError
 from squeezecam.fit.batches import Pick, label_tensor, split
 from squeezecam.fit.runner import HeadRunner
 from squeezecam.frames import scale_by, squeeze_stream
+from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating, tapped
 
 MAPS_LIMIT = 4 << 30

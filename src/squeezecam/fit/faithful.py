@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.block import SEBlock
 from squeezecam.fit.cache import Cache
 from squeezecam.fit.influence import influence
 from squeezecam.fit.report import gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
+from squeezecam.module import Squeeze
 
 LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
 """Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.fit.cache import Cache
 from squeezecam.frames import fold_time, time_axis
+from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
 AT_ONCE = 4

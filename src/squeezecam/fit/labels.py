@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import FitError
 from squeezecam.fit.batches import Pick, label_tensor, split
 from squeezecam.fit.cache import Cache
+from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
 BATCH = 64

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from squeezecam import vector
-from squeezecam.attach import Squeeze
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.fit.cache import Cache
+from squeezecam.module import Squeeze
 
 CHUNK = 128
 CHUNK_BYTES = 256 << 20

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
+from squeezecam.module import Squeeze
 from squeezecam.tap import Handler, tapped
 
 

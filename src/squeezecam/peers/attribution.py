@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.models.torchvision_guard import require
+from squeezecam.module import Squeeze
 from squeezecam.peers.front import fronted
 from squeezecam.peers.method import MapMethod
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
-from squeezecam.explanation import METHODS, input_size
+from squeezecam.methods import METHODS
 from squeezecam.metrics.controls import all_channel_mean, centred_gaussian, random_channels, random_map
+from squeezecam.module import Squeeze
 from squeezecam.peers.method import MapMethod, Run
+from squeezecam.sizes import input_size
 from squeezecam.tap import evaluating
 
 SHARE = 0.1

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
 from squeezecam.fit.runner import HeadRunner
 from squeezecam.layout import Layout
+from squeezecam.module import Squeeze
 from squeezecam.tap import Handler, evaluating, tapped
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
 from squeezecam.errors import InputError
 from squeezecam.models.torchvision_guard import require
+from squeezecam.module import Squeeze
 from squeezecam.peers.front import Front, fronted
 from squeezecam.peers.method import MapMethod, Run
 

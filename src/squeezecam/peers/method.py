@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from squeezecam.attach import Squeeze
+from squeezecam.module import Squeeze
 
 Kind = Literal["own", "peer", "control"]
 

@@ -1,0 +1,252 @@
+"""The ``Squeeze`` module: a model and its blocks together."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam import tree
+from squeezecam.anatomy import Candidate, Place
+from squeezecam.block import IDENTITY_GATE, SEBlock
+from squeezecam.errors import InputError, SiteError, SqueezeWarning
+from squeezecam.frames import scale_by, squeeze_stream
+from squeezecam.head import Head
+from squeezecam.heatmap import AGGREGATES
+from squeezecam.tap import Handler, evaluating, tapped
+
+if TYPE_CHECKING:
+    from squeezecam.explanation import Explanation
+    from squeezecam.fit import FitReport
+
+Apply = Literal["observe", "gate"]
+
+_NO_GRADIENT = (
+    "{}: this part of the model runs without gradients (torch.no_grad, or activation checkpointing), so its block does "
+    "not train there: name a place outside it with at=..."
+)
+
+
+@dataclass
+class Capture:
+    """What one stream showed in one pass: features ``(N, C, *S)``, squeezed vectors, SE vectors.
+
+    Vectors are ``(N, C)``, or ``(N, T, C)`` where there is one for every frame.
+    """
+
+    features: Tensor
+    squeezed: Tensor
+    gates: Tensor
+
+
+class Squeeze(nn.Module):
+    """A model with an SE block before its classifier. Calling it calls the model; ``explain`` gives the heatmap.
+
+    Made by :func:`attach`. The wrapped model keeps its class, its ``state_dict`` keys and what ``model(x)`` returns:
+    hooks exist only while a pass through this module runs. In ``observe`` mode outputs are the model's own to the bit;
+    in ``gate`` mode the block is in the path and trains with the model.
+    """
+
+    def __init__(self, model: nn.Module, places: dict[str, Place], blocks: dict[str, SEBlock], apply: Apply) -> None:
+        super().__init__()
+        self.model = model
+        self.blocks = nn.ModuleDict(blocks)
+        self.places = places
+        self.apply_mode: Apply = apply
+        self.per_frame = False
+        self.heads: dict[str, Head] = {}
+        self.outputs: dict[str, tree.Path] = {}
+        self.default_output = "output"
+        self.signed: dict[str, bool] = {}
+        self.aggregates: dict[str, str] = {}
+        self.input_paths: dict[str, tree.Path] = {}
+        self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
+        self.example_batch = 1
+        self.positional = 1
+        self.fit_info: dict[str, Any] = {}
+        self.candidates: list[Candidate] = []
+        self.classifiers: dict[str, str | None] = {}
+
+    # --- passes -------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output: its own in ``observe`` mode, with gated features in ``gate`` mode."""
+        if self.apply_mode == "observe":
+            return self.model(*args, **kwargs)
+        with self._taps(args, kwargs, None):
+            return self.model(*args, **kwargs)
+
+    def capture(self, inputs: Any, lengths: Tensor | None = None) -> tuple[Any, dict[str, Capture]]:
+        """One pass: the output, and per stream the features that came to the block, squeezed vectors and SE vectors.
+
+        Of several streams those that the model did not run (an input that was not given) are left out. ``lengths``
+        ``(N,)`` are the frames of each clip that are no padding.
+        """
+        args, kwargs = tree.as_call(inputs)
+        found: dict[str, Capture] = {}
+        with self._taps(args, kwargs, found, lengths):
+            output = self.model(*args, **kwargs)
+        missing = [stream for stream in self.places if stream not in found]
+        if not found:
+            places = ", ".join(self.places[stream].describe() for stream in missing)
+            raise SiteError(
+                f"the model did not pass {places} in this call, although it did in the probe: "
+                "attach with a like example"
+            )
+        return output, found
+
+    def _taps(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        found: dict[str, Capture] | None,
+        lengths: Tensor | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        batch = tree.batch_size(args, kwargs)
+        handlers = {stream: self._handler(stream, batch, found, lengths) for stream in self.places}
+        return tapped(self.model, self.places, handlers)
+
+    def _handler(
+        self, stream: str, batch: int, found: dict[str, Capture] | None, lengths: Tensor | None = None
+    ) -> Handler:
+        place = self.places[stream]
+        learning = self.training and torch.is_grad_enabled() and self.apply_mode == "gate"
+
+        def handle(tensor: Tensor) -> Tensor | None:
+            if learning and not torch.is_grad_enabled():
+                warnings.warn(_NO_GRADIENT.format(place.describe()), SqueezeWarning, stacklevel=2)
+            seen = self._see(stream, tensor, batch, lengths)
+            if found is not None:  # a copy, because an in-place activation may follow
+                features = seen.features.detach().clone(memory_format=torch.contiguous_format)
+                found[stream] = Capture(features, seen.squeezed, seen.gates)
+            return scale_by(place, tensor, seen.gates / IDENTITY_GATE, batch) if self.apply_mode == "gate" else None
+
+        return handle
+
+    def _see(self, stream: str, tensor: Tensor, batch: int, lengths: Tensor | None = None) -> Capture:
+        place = self.places[stream]
+        features = self._unpack(tensor, place, batch)
+        squeezed = squeeze_stream(features, place.layout, per_frame=self.per_frame, lengths=lengths)
+        return Capture(features, squeezed, self.block(stream).gates(squeezed))
+
+    @staticmethod
+    def _unpack(tensor: Tensor, place: Place, batch: int) -> Tensor:
+        features = place.layout.unpack(tensor, batch, place.grid)
+        if features.shape[1] != place.channels:
+            raise SiteError(
+                f"{place.describe()}: the tensor of shape {tuple(tensor.shape)} has {features.shape[1]} channels "
+                "in this call"
+            )
+        return features
+
+    def predict(self, inputs: Any, change: Callable[[str, Capture], Tensor]) -> Any:
+        """The output when the features of each stream are scaled by ``change(stream, capture)``, shaped as the gates.
+
+        For interventions: ``squeeze.predict(x, lambda stream, seen: intervene(torch.ones_like(seen.gates), channels,
+        "drop"))``.
+        """
+        args, kwargs = tree.as_call(inputs)
+        batch = tree.batch_size(args, kwargs)
+
+        def handler(stream: str) -> Handler:
+            place = self.places[stream]
+
+            def handle(tensor: Tensor) -> Tensor:
+                return scale_by(place, tensor, change(stream, self._see(stream, tensor, batch)), batch)
+
+            return handle
+
+        with torch.no_grad(), evaluating(self), tapped(self.model, self.places, {s: handler(s) for s in self.places}):
+            return self.model(*args, **kwargs)
+
+    # --- what users call ----------------------------------------------------------------------------
+
+    def explain(self, inputs: Any, **options: Any) -> Explanation:
+        """Heatmaps for a batch in one forward pass; see :func:`squeezecam.explanation.explain` for the options."""
+        from squeezecam.explanation import explain
+
+        return explain(self, inputs, **options)
+
+    def fit(self, batches: Any, **options: Any) -> FitReport:
+        """Fit the blocks, without labels unless told; see :func:`squeezecam.fit.fit` for the options."""
+        from squeezecam.fit import fit
+
+        return fit(self, batches, **options)
+
+    def save(self, path: Any) -> None:
+        """Write blocks, site, settings and the model's fingerprint; see :func:`squeezecam.adapter.save`."""
+        from squeezecam.adapter import save
+
+        save(self, path)
+
+    def as_module(self, method: str | None = None, target: int | None = None) -> nn.Module:
+        """A plain module ``inputs -> (output, heatmap, gates)`` for ``torch.compile``, export and ONNX.
+
+        It shares parameters with this one, but its hooks are its own and permanent.
+        """
+        from squeezecam.plain import Plain
+
+        return Plain(self, method, target)
+
+    def block(self, stream: str | None = None) -> SEBlock:
+        """The block of a stream; of the only one by default."""
+        block = self.blocks[stream if stream is not None else next(iter(self.blocks))]
+        assert isinstance(block, SEBlock)
+        return block
+
+    @property
+    def fitted(self) -> bool:
+        """Whether every block has left its identity start."""
+        return all(self.block(stream).fitted for stream in self.places)
+
+    @property
+    def aggregate(self) -> str:
+        """How kept channels make a map where nobody says how: the mean unless it would cancel in one of the streams."""
+        return max(self.aggregates.values(), key=AGGREGATES.index, default="mean")
+
+    def head(self, output: str | None = None) -> Head | None:
+        """The verified formula of an output's classification layer, or None."""
+        return self.heads.get(self.output_name(output))
+
+    def output_name(self, output: str | None) -> str:
+        """``output`` checked, or the default."""
+        if output is None:
+            return self.default_output
+        if str(output) not in self.outputs:  # str: the outputs of a tuple are named by their place
+            raise InputError(f"the model has no output '{output}'; it has {', '.join(self.outputs)}")
+        return str(output)
+
+    def select(self, result: Any, output: str | None = None) -> Tensor:
+        """The tensor of one output out of what the model returned."""
+        found = tree.get(result, self.outputs[self.output_name(output)])
+        assert isinstance(found, Tensor)
+        return found
+
+    def extra_repr(self) -> str:
+        """Where, layout, channels, grid, head, parameters added."""
+        lines = [f"apply={self.apply_mode}, {'fitted' if self.fitted else 'not fitted'}"]
+        for stream, place in self.places.items():
+            added = sum(p.numel() for p in self.block(stream).parameters())
+            lines.append(f"{stream}: {place.describe()}, {added:,} parameters added")
+        for name in self.outputs:
+            head = self.heads.get(name)
+            lines.append(
+                f"head of '{name}': {head.describe() if head else 'not one of the known forms, no exact class map'}"
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        inner = self.extra_repr().replace("\n", "\n  ")
+        return f"Squeeze around {type(self.model).__name__}\n  {inner}"
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of ``model`` that shares its parameters and buffers."""
+    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,74 @@
+"""Sizes of maps: that of the input they explain, or one that is asked for; enlarging to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam import heatmap, tree
+from squeezecam.anatomy import Place
+from squeezecam.errors import InputError
+from squeezecam.frames import time_axis, valid_frames
+
+
+def enlarged(raw: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+    """Upsampled and cut at 0: cubic interpolation overshoots, and what is drawn of a class map is its positive part."""
+    large = heatmap.upsample(raw.flatten(0, 1), size, mode).clamp_min(0)
+    return large.view(*raw.shape[:2], *size)
+
+
+def without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
+    """Maps ``(N, K, *S)`` with zeros in the frames beyond ``lengths``."""
+    axis = time_axis(place.layout)
+    assert axis is not None
+    inside = valid_frames(lengths, len(raw), raw.shape[axis], raw.device)
+    shape = [len(raw), *[1] * (raw.ndim - 1)]
+    shape[axis] = raw.shape[axis]
+    return torch.where(inside.reshape(shape), raw, 0.0)
+
+
+def map_size(size: int | tuple[int, ...] | None, place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+    """The size asked for, one number for all axes alike, or that of the input; checked against the map's rank."""
+    if size is None:
+        return input_size(place, path, call)
+    rank = len(place.grid)
+    sizes = (size,) * rank if isinstance(size, int) else tuple(size)
+    if len(sizes) != rank or min(sizes) < 1:
+        raise InputError(f"size={size} does not fit a map of {rank} axes: give {rank} sizes of at least 1, or one int")
+    return sizes
+
+
+def input_size(place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+    """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
+
+    The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
+    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid.
+    """
+    try:
+        shape = tuple(tree.get(call, path).shape)
+    except (KeyError, IndexError, AttributeError, TypeError):
+        shape = max((tuple(tensor.shape) for _, tensor in tree.leaves(call)), key=len, default=())
+    rank = len(place.grid)
+    if place.layout.positions == ("f", "t") and len(shape) == 3:
+        return spectrogram_size(place.grid, shape[1:])
+    if rank == 3 and len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3):
+        return (shape[1], *shape[3:])  # frames before channels
+    if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        return shape[1:-1]  # channels last
+    return shape[-rank:] if len(shape) > rank else place.grid
+
+
+def spectrogram_size(grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Frequencies and time steps of an input ``(N, a, b)``, whichever comes first, for a map with ``grid`` ``(F, T)``.
+
+    Strides only make maps smaller, and by whole numbers: of the two ways to read the input, the one in which the map is
+    nowhere larger than the input and the strides come out evenly.
+    """
+
+    def oddness(frequencies: int, steps: int) -> float:
+        ratios = (frequencies / grid[0], steps / grid[1])
+        return sum(1.0 if ratio < 1 else abs(ratio - round(ratio)) / ratio for ratio in ratios)
+
+    return min((tuple(shape), tuple(shape[::-1])), key=lambda read: oddness(*read))

@@ -1,0 +1,55 @@
+"""What runs before the map: the module calls that can be left out when only the head is run."""
+
+from __future__ import annotations
+
+from squeezecam import tree
+from squeezecam.anatomy import Anatomy, Place
+from squeezecam.graph import Call
+
+
+def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
+    """The input leaf that the map at ``place`` is made of: the one with the most axes."""
+    made_of = anatomy.graph.ancestors([place.node])
+    leaves = [(path, node) for path, node in anatomy.graph.inputs if node in made_of]
+    return max(leaves, key=lambda leaf: len(anatomy.graph.nodes[leaf[1]].shape))[0] if leaves else (0, 0)
+
+
+def before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Module calls that end before the map is there and return one tensor: outermost only, with their shapes."""
+    doors = anatomy.graph.doors
+    at_place = (place.module, place.when, place.item, place.call)
+    here = max(d.moment for d in doors if (d.module, d.when, d.item, d.call) == at_place)
+    return _outermost([c for c in anatomy.graph.calls if c.end <= here])
+
+
+def before_all(anatomy: Anatomy, places: list[Place]) -> list[tuple[str, int, tuple[int, ...]]]:
+    """The same for several streams: calls without a place inside, whose results pass places before the output."""
+    graph = anatomy.graph
+    nodes, children = {place.node for place in places}, graph.children()
+    leaves = [node for path, node in graph.outputs if path in anatomy.outputs.values()]
+    moments = [
+        max(d.moment for d in graph.doors if (d.module, d.when, d.item, d.call) == (p.module, p.when, p.item, p.call))
+        for p in places
+    ]
+    results = {(d.module, d.call): d.node for d in graph.doors if d.when == "output"}
+
+    def replaced(call: Call) -> bool:
+        if any(call.start <= moment < call.end for moment in moments) or (call.module, call.call) not in results:
+            return False
+        node = results[call.module, call.call]
+        return not any(graph.reaches({node}, leaf, without=nodes, children=children) for leaf in leaves)
+
+    return _outermost([c for c in graph.calls if replaced(c)])
+
+
+def _outermost(calls: list[Call]) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Module, number of the call and shape, of calls that return one tensor and lie in no other of them."""
+    calls = [c for c in calls if len(c.shapes) == 1 and c.shapes[0][0] == () and c.module]
+    return [
+        (c.module, c.call, c.shapes[0][1])
+        for c in calls
+        if not any(
+            o.start <= c.start and c.end <= o.end and o is not c and (o.end - o.start) > (c.end - c.start)
+            for o in calls
+        )
+    ]
