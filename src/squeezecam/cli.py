@@ -187,7 +187,7 @@ def fit(
         typer.Option(
             "--agreement", min=0.0, max=1.0, help="share of predictions that the block has to leave unchanged"
         ),
-    ] = 0.99,
+    ] = 0.995,
     output: Output = None,
     at: At = None,
     weights: Weights = None,

@@ -15,6 +15,18 @@ def test_ranks_by_hand_with_ties_in_row_major_order():
     assert first_pixels(pixel_ranks(maps), 2).tolist() == [[[False, True], [True, False]]]
 
 
+def test_scattered_ties_favour_no_part_of_the_picture():
+    maps = torch.zeros(2, 20, 20)
+    maps[:, 4:6, 4:6] = 1.0
+    ranks = pixel_ranks(maps, scattered=True)
+    assert sorted(ranks[0, 4:6, 4:6].flatten().tolist()) == [0, 1, 2, 3]  # what differs keeps its order
+    assert torch.equal(ranks[0], ranks[1])
+    early = first_pixels(ranks, 200)[0].float()
+    assert abs(early[:10].mean() - early[10:].mean()) < 0.15  # row by row it would be 1 against 0
+    assert abs(early[:, :10].mean() - early[:, 10:].mean()) < 0.15
+    assert torch.equal(pixel_ranks(maps[1:], scattered=True)[0], ranks[1])
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4)])
 def test_any_number_of_axes_and_a_count_per_sample(shape):
     maps = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))

@@ -85,12 +85,11 @@ def test_imputation_does_not_depend_on_the_batch():
 
 def test_road_by_hand():
     picture = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 9.0, 6.0], [7.0, 8.0, 9.0]]]]) / 10
-    heatmap = torch.zeros(1, 3, 3)
-    heatmap[0, 1, 1] = 1
+    heatmap = torch.tensor([[[7.0, 6.0, 5.0], [4.0, 8.0, 3.0], [2.0, 1.0, 0.0]]])
     # 1 of 9 pixels goes: the centre .9 becomes .5, so the sum 4.9 becomes 4.5 and the mean .5.
     result = road(mean_model, picture, heatmap, torch.tensor([0]), shares=(1 / 9,), noise=0, outputs="probabilities")
     assert result.score.item() == pytest.approx(0.5, abs=1e-5)
-    # Least relevant first: all are equal but the centre, the last in row-major order goes first, .9 at the corner:
+    # Least relevant first: the corner goes, .9:
     # (.8/6 + .6/6 + .9/12) / (5/12) = .74, so the mean is (4.9 - .9 + .74) / 9.
     result = road(
         mean_model, picture, heatmap, torch.tensor([0]), shares=(1 / 9,), noise=0, order="lerf", outputs="probabilities"

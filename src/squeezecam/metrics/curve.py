@@ -47,7 +47,7 @@ def exchange_curve(
     if not 1 <= steps <= pixels:
         raise InputError(f"steps is {steps}, expected 1 to {pixels}, the number of pixels of heatmap and inputs")
     start, end = start.detach(), end.detach()
-    ranks = pixel_ranks(maps).to(start.device)
+    ranks = pixel_ranks(maps, scattered=True).to(start.device)
     counts = pixel_counts(pixels, torch.arange(steps + 1) / steps).to(start.device)
 
     def build(first: int, last: int) -> Tensor:

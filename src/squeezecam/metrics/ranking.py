@@ -8,16 +8,25 @@ from torch import Tensor
 from squeezecam.errors import InputError
 
 
-def pixel_ranks(maps: Tensor) -> Tensor:
+def pixel_ranks(maps: Tensor, *, scattered: bool = False) -> Tensor:
     """Rank of every pixel within its own map (N, *S), 0 for the highest value, as long.
 
-    Ties are broken by position: of equal values, the one that comes first in row-major order ranks first. The result
-    is the same on every device and for every batch composition.
+    Args:
+        maps: raw values.
+        scattered: how ties are broken. False: of equal values, the one that comes first in row-major order ranks first.
+            True: in a fixed irregular order, the same for all maps of a size. Maps that are cut at 0 have large areas
+            of equal values, and taking those row by row would favour or punish the top of the picture.
+
+    The result is the same on every device and for every batch composition.
     """
     flat = maps.flatten(1)
-    order = flat.sort(dim=1, descending=True, stable=True).indices
-    positions = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, positions).view_as(maps)
+    positions = torch.arange(flat.shape[1], device=maps.device)
+    if scattered:
+        fixed = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(maps.device)
+        order = fixed[flat[:, fixed].sort(dim=1, descending=True, stable=True).indices]
+    else:
+        order = flat.sort(dim=1, descending=True, stable=True).indices
+    return torch.empty_like(order).scatter_(1, order, positions.expand_as(order)).view_as(maps)
 
 
 def pixel_counts(pixels: int, shares: Tensor) -> Tensor:

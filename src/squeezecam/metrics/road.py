@@ -50,8 +50,8 @@ def road(
 ) -> Curve:
     """Class score after removing shares of the pixels by noisy linear imputation; ``score`` is the mean of the curve.
 
-    Only the order of the heatmap's pixels matters. Exactly ``round(share H W)`` pixels go; equal values go in row-major
-    order (``morf``) or its reverse (``lerf``). A NaN heatmap gives NaN.
+    Only the order of the heatmap's pixels matters. Exactly ``round(share H W)`` pixels go; equal values go in a
+    fixed irregular order (``morf``) or its reverse (``lerf``). A NaN heatmap gives NaN.
 
     Args:
         predict: model, inputs (B, C, H, W) to (B, K).
@@ -76,7 +76,7 @@ def road(
         raise InputError(f"order is {order!r} with {len(shares)} shares, expected 'morf' or 'lerf' and at least one")
     pixels = maps.shape[1] * maps.shape[2]
     counts = pixel_counts(pixels, torch.tensor(list(shares), dtype=torch.float64)).to(inputs.device)
-    ranks = pixel_ranks(maps).to(inputs.device)
+    ranks = pixel_ranks(maps, scattered=True).to(inputs.device)
     if order == "lerf":
         ranks = pixels - 1 - ranks
     picture = torch.randn(inputs.shape[1:], generator=torch.Generator().manual_seed(seed)).to(inputs) * noise
