@@ -158,8 +158,8 @@ def _curves(
 def without_ties(maps: Tensor, seed: int = 0) -> Tensor:
     """Pixels at 0 in random order.
 
-    A map that is cut at 0 says nothing of the order there, and rows from the top, which equal values would come in,
-    are an order that matters: on faces it costs a class map, half of which is 0, a third of its score.
+    A map that is cut at 0 says nothing of the order there. The metric takes equal values in one irregular order for all
+    pictures; here every picture has its own, so that the interval holds what that order does.
     """
     noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(seed))
     return torch.where(maps > 0, maps, -noise)

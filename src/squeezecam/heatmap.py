@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from squeezecam.errors import InputError
 
-Aggregate = Literal["mean", "positive", "energy", "contrast", "peaks"]
 AGGREGATES = ("mean", "positive", "energy", "contrast", "peaks")
 BALANCED = 0.3
 """Share of the features' mass that is negative, above which their sign says nothing about presence.
