@@ -79,8 +79,9 @@ NOTES = """\
 
 * **Heads that are not linear after pooling** (class tokens, deep heads, attention pooling) have no exact class map. A
   ridge read-out from squeezed vectors to the model's own logits can stand in for it (`squeezecam.readout`; `explain`
-  does not use it yet and shows the published map); R2 on held-out data says what it is worth. Read from contrasts it points at the evidence in .65 of the pictures (R2 .81 to .86), read from plain means in
-  .11 to .14 (R2 .93 to 1.00): attention spreads what was found over all tokens, so a faithful sum need not be local.
+  does not use it yet and shows the published map); R2 on held-out data says what it is worth. Read from contrasts it
+  points at the evidence in .65 of the pictures (R2 .81 to .86), read from plain means in .11 to .14 (R2 .93 to 1.00):
+  attention spreads what was found over all tokens, so a faithful sum need not be local.
 * **What has no map.** Tabular networks and purely recurrent ones are refused with the reason. Detectors and segmenters
   do not return class scores: attach to the backbone with a classification head, or wrap the model in a module that
   returns the score in question, `lambda x: model(x)["scores"]`, say.
