@@ -12,6 +12,7 @@ import sys
 import torch
 before = set(sys.modules)
 import squeezecam
+squeezecam.attach
 new = sorted(set(sys.modules) - before)
 print("\\n".join(new))
 """
@@ -32,6 +33,18 @@ def test_it_loads_torch_and_nothing_heavier(loaded):
     assert not tops & set(HEAVY)
     foreign = tops - {"squeezecam", "torch"} - set(sys.stdlib_module_names)
     assert not foreign
+
+
+def test_torch_is_loaded_at_the_first_use():
+    script = (
+        "import sys, squeezecam; assert 'torch' not in sys.modules; squeezecam.attach; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_attach_is_the_function_whatever_was_imported_before():
+    script = "import squeezecam.attach, squeezecam.adapter, squeezecam; assert callable(squeezecam.attach)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_it_loads_only_its_core(loaded):

@@ -1,5 +1,5 @@
 """``python -m squeezecam``."""
 
-from squeezecam.cli import main
+from squeezecam._entry import main
 
 main()

@@ -39,7 +39,7 @@ def compare_pictures(
     squeeze: Squeeze,
     sources: Sequence[ImageSource],
     folder: Path,
-    methods: list[MapMethod] | None,
+    methods: str | list[MapMethod] | None,
     *,
     target: int | None,
     output: str | None,

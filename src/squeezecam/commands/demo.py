@@ -11,35 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam import heatmap
 from squeezecam.attach import attach
 from squeezecam.data.demo import DemoBatch, DemoImages
+from squeezecam.evaluation.loading import picture_seed
 from squeezecam.files import output_folder, write_json, write_picture, write_text
-from squeezecam.metrics import (
-    boxes_to_mask,
-    centred_gaussian,
-    energy_pointing_game,
-    pointing_game,
-    random_channels,
-    random_map,
-)
+from squeezecam.metrics import boxes_to_mask, energy_pointing_game, pointing_game
 from squeezecam.models.demo import DEMO_LABELS, demo_model
 from squeezecam.module import Squeeze
+from squeezecam.peers import choose
 from squeezecam.render.compare import comparison_grid
 from squeezecam.render.table import csv_table, text_table
 
 FIT_PICTURES = 600
 TEST_PICTURES = 300
 SHOWN = 4
-ROWS = (
-    "published",
-    "contribution",
-    "class",
-    "all-channel mean",
-    "random 10 % of channels",
-    "random map",
-    "centred Gaussian",
-)
+BATCH = 50
 COLUMNS = ("method", "pointing in box", "energy in mask", "map area")
 
 
@@ -63,13 +49,13 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
     fitting = DemoImages("train", FIT_PICTURES, seed=seed + 1)
     say(f"fitting one SE block on {FIT_PICTURES} pictures without labels ...")
     squeeze = attach(model, fitting.batch(range(2)).images)
-    batches = (fitting.batch(range(i, min(i + 50, FIT_PICTURES))).images for i in range(0, FIT_PICTURES, 50))
+    batches = (fitting.batch(range(i, min(i + BATCH, FIT_PICTURES))).images for i in range(0, FIT_PICTURES, BATCH))
     report = squeeze.fit(batches, seed=seed, progress=None)
     say(f"explaining {pictures} pictures of digits that neither the network nor the block has seen ...")
     test = DemoImages("test", pictures, seed=seed + 2)
     data = test.batch(range(pictures))
     maps = _maps(squeeze, data, seed)
-    rows = [_row(name, maps[name], data) for name in ROWS]
+    rows = [_row(label, of_one, data) for label, of_one in maps.items()]
     table = text_table(rows, COLUMNS, formats=dict.fromkeys(COLUMNS[1:], ".3f"))
     written = [
         write_picture(target / "demo.png", _figure(squeeze, data, maps)),
@@ -84,25 +70,15 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
 
 
 def _maps(squeeze: Squeeze, data: DemoBatch, seed: int) -> dict[str, Tensor]:
-    """Maps ``(N, H, W)`` of every method and control, in batches."""
-    found: dict[str, list[Tensor]] = {name: [] for name in ROWS}
-    generator = torch.Generator().manual_seed(seed)
-    height, width = data.images.shape[-2:]
-    for images in data.images.split(50):
-        for name in ROWS[:3]:
-            found[name].append(squeeze.explain(images, method=name).heatmap)
-        with torch.no_grad():
-            features = squeeze.capture(images)[1]["map"].features
-        grid = (features.shape[-2], features.shape[-1])
-        native = {
-            "all-channel mean": features.mean(1),
-            "random 10 % of channels": random_channels(features, 0.1, generator),
-            "random map": random_map(len(images), grid, generator),
-        }
-        for name, maps in native.items():
-            found[name].append(heatmap.upsample(maps, (height, width)).clamp_min(0))
-        found["centred Gaussian"].append(centred_gaussian(len(images), height, width))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    """Maps ``(N, H, W)`` of the methods that need the block alone, and of the controls, by their labels, in batches."""
+    methods = choose("published, contribution, class, controls")
+    found: dict[str, list[Tensor]] = {method.label: [] for method in methods}
+    for start in range(0, len(data.images), BATCH):
+        images = data.images[start : start + BATCH]
+        seeds = [picture_seed(seed, start + i) for i in range(len(images))]
+        for method in methods:
+            found[method.label].append(method(squeeze, images, seeds=seeds))
+    return {label: torch.cat(parts) for label, parts in found.items()}
 
 
 def _row(name: str, maps: Tensor, data: DemoBatch) -> dict[str, Any]:

@@ -6,11 +6,17 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from squeezecam.commands.pictures import Failures, prepare
+from squeezecam import tree
+from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.data.geometry import Geometry
+from squeezecam.data.record import DataSet
 from squeezecam.errors import InputError
+from squeezecam.evaluation.labelled import Explained, LabelledSource
+from squeezecam.evaluation.randomised import Randomisation
+from squeezecam.evaluation.randomising import run_randomise
 from squeezecam.evaluation.running import run
 from squeezecam.evaluation.source import Item
 from squeezecam.evaluation.subject import Subject
@@ -19,6 +25,7 @@ from squeezecam.evaluation.truth import BoxFile, in_frame
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
+from squeezecam.tap import evaluating
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +122,70 @@ class Files:
         return in_frame(self.boxes.boxes[key], seen.box, tensor.shape[-1], tensor.shape[-2])
 
 
+def labelled(
+    data: DataSet,
+    loaded: LoadedModel,
+    squeeze: Squeeze,
+    target: str | None,
+    *,
+    output: str | None,
+    max_pixels: int,
+    say: Callable[[str], None],
+) -> LabelledSource:
+    """A data set to measure on; ``target`` is ``--target``: a class index, ``label``, ``predicted`` or None.
+
+    None is ``label`` for a multi-label set with as many classes as the model has, whose largest value means little, and
+    else ``predicted``; it is said which.
+
+    Raises:
+        InputError: a target that is none of these, or ``label`` for a model with other classes.
+
+    """
+    classes = len(data.classes)
+    count = _classes_of(loaded, squeeze, output)
+    wanted: Explained | int
+    if target is None:
+        wanted = "label" if data.multilabel and count == classes else "predicted"
+        words = (
+            "each class that a picture has is looked for" if wanted == "label" else "the predicted class is explained"
+        )
+        say(f"{data.name} ({data.split}): {len(data)} pictures, {classes} classes; {words} (--target)")
+    elif target in ("label", "predicted"):
+        wanted = "label" if target == "label" else "predicted"
+    else:
+        wanted = class_index(target) or 0
+    if wanted == "label" and count != classes:
+        raise InputError(
+            f"--target label: the model has {count} classes and '{data.name}' has {classes}: their indices do not mean "
+            "the same; leave --target out for the predicted class"
+        )
+    return LabelledSource(data, loaded.preprocess, target=wanted, max_pixels=max_pixels)
+
+
+def _classes_of(loaded: LoadedModel, squeeze: Squeeze, output: str | None) -> int:
+    args, kwargs = tree.as_call(example_of(loaded))
+    with torch.no_grad(), evaluating(squeeze):
+        values = squeeze.select(squeeze(*args, **kwargs), output)
+    return values.shape[1] if values.ndim == 2 else 1
+
+
+def class_index(target: str | None) -> int | None:
+    """``--target`` as a number.
+
+    Raises:
+        InputError: it is none.
+
+    """
+    if target is None:
+        return None
+    if not target.isdigit():
+        raise InputError(
+            f"--target is '{target}'; expected a class index from 0, or, with a data set such as cub:FOLDER, label or "
+            "predicted"
+        )
+    return int(target)
+
+
 def _version_of(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
@@ -126,8 +197,8 @@ def _version_of(path: Path) -> tuple[int, int]:
 def evaluate_pictures(
     loaded: LoadedModel,
     squeeze: Squeeze,
-    files: Files,
-    methods: list[MapMethod] | None,
+    files: Files | LabelledSource,
+    methods: str | list[MapMethod] | None,
     metrics: str | None,
     *,
     output: str | None,
@@ -142,3 +213,22 @@ def evaluate_pictures(
     )  # fmt: skip
     failures.found += evaluation.failures
     return evaluation
+
+
+def randomise_pictures(
+    loaded: LoadedModel,
+    squeeze: Squeeze,
+    files: Files | LabelledSource,
+    methods: str | list[MapMethod] | None,
+    *,
+    output: str | None,
+    failures: Failures,
+    **options: Any,
+) -> Randomisation:
+    """The model randomisation check; ``options`` as of :func:`squeezecam.evaluation.randomising.run_randomise`."""
+    subject = Subject(squeeze, squeeze.output_name(output), loaded.make_inputs)
+    found = run_randomise(
+        subject, files, methods, settings={"source": loaded.source}, report=failures.report, **options
+    )
+    failures.found += found.failures
+    return found

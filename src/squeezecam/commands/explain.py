@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from squeezecam import processes
 from squeezecam.commands.drawing import NO_FIT_NEEDED, Words, figures, notice_of, scale_of, small
 from squeezecam.commands.pictures import Failures, Prepared, batches, stacked
 from squeezecam.commands.place import RESULTS, SHEET, keep_apart, stems, working_in
 from squeezecam.commands.predictions import prediction
+from squeezecam.commands.together import gather
 from squeezecam.data.geometry import Box, Geometry
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.explanation import Explanation
@@ -86,6 +88,8 @@ def explain_pictures(
 ) -> Outcome:
     """Explain every picture; a bad one is reported and left out, an interrupt or a full disk keeps what is finished.
 
+    Several processes divide the pictures; sheet and ``results.json`` are written once, by rank 0.
+
     Raises:
         InputError: the folder cannot be written to (also: the disk is full), or holds the pictures themselves.
         SqueezeError: options that no picture can be explained with; nothing is written then.
@@ -95,8 +99,9 @@ def explain_pictures(
     names = dict(zip((source.name for source in sources), stems(source.name for source in sources), strict=True))
     with working_in(folder) as target:
         run = _Run(loaded, squeeze, options, Outcome(target), failures, names, about, len(sources))
+        mine = sources[processes.rank() :: processes.world()]
         try:
-            for prepared in batches(loaded, sources, options.batch_size, failures, done):
+            for prepared in batches(loaded, mine, options.batch_size, failures, done):
                 for one, explanation in run.explained(prepared):
                     run.take(one, explanation)
                     done(1)
@@ -104,7 +109,7 @@ def explain_pictures(
         except KeyboardInterrupt:
             run.outcome.interrupted = True
         except SqueezeError:
-            if run.outcome.results:
+            if run.outcome.results and processes.world() == 1:
                 with contextlib.suppress(SqueezeError):  # what stopped the work may stop this too
                     run.finish()
             raise
@@ -124,7 +129,7 @@ class _Run:
     names: dict[str, str]
     about: dict[str, Any]
     asked: int
-    tiles: list[Image.Image] = field(default_factory=list)
+    tiles: dict[str, Image.Image] = field(default_factory=dict)
     waiting: list[_Done] = field(default_factory=list)
     last: int = 0
     """How many pictures of the last batch could be explained."""
@@ -199,6 +204,11 @@ class _Run:
     def finish(self) -> None:
         """Draw what waited for the shared scale, and write the contact sheet and ``results.json``."""
         outcome, scale = self.outcome, self._draw_waiting()
+        outcome.failures = self.failures.found
+        self.tiles = gather(outcome, self.tiles, list(self.names.values()))
+        self.failures.found = outcome.failures
+        if processes.rank():
+            return
         if self.tiles:
             left = len(outcome.results) - len(self.tiles)
             count = f"{len(outcome.results)} picture{'s' if len(outcome.results) != 1 else ''}"
@@ -207,9 +217,8 @@ class _Run:
             words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]
             words += [f"{left} more are not shown" if left > 0 else ""]
             footer = " · ".join(word for word in words if word)
-            sheet = contact_sheet(self.tiles, title=count, footer=footer, scale=scale)
+            sheet = contact_sheet(list(self.tiles.values()), title=count, footer=footer, scale=scale)
             self._keep(write_picture(outcome.folder / SHEET, sheet))
-        outcome.failures = self.failures.found
         record = {
             **self.about,
             "output": self.output,
@@ -297,15 +306,17 @@ class _Run:
         self._keep(write_picture(folder / files["overlay"], plain))
         if len(self.tiles) < SHEET_LIMIT:
             alone = scale.how != "shared"
-            self.tiles.append(small(picture, heat, item.words, item.box, scale, show_scale=alone))
+            tile = small(picture, heat, item.words, item.box, scale, show_scale=alone)
+            self.tiles[item.row["name"]] = tile
 
     def _draw_waiting(self) -> Scale | None:
         """Draw on one scale; maps and pictures are read again, so that memory does not grow with their number."""
         import numpy as np
 
-        if not self.waiting:
+        tops = processes.everyone([row["hottest"] or 0.0 for row in self.outcome.results if self.waiting])
+        top = max((value for found in tops for value in found), default=0.0)
+        if not any(tops):
             return None
-        top = max((row["hottest"] or 0.0 for row in self.outcome.results), default=0.0)
         scale = Scale(0.0, top, "shared", flat=top <= 0)
         for item in self.waiting:
             with np.load(self.outcome.folder / item.row["files"]["maps"]) as maps:

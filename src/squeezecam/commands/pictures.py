@@ -56,8 +56,12 @@ def example_of(loaded: LoadedModel) -> Any:
         noise = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
         picture = Image.fromarray(noise.numpy())
         tensors.append(loaded.preprocess([picture] * 16 if loaded.clip else picture))
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    return loaded.make_inputs(torch.stack(tensors).to(device))
+    return loaded.make_inputs(torch.stack(tensors).to(device_of(loaded)))
+
+
+def device_of(loaded: LoadedModel) -> torch.device:
+    """Where the model is."""
+    return next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
 
 
 def prepare(loaded: LoadedModel, source: ImageSource, failures: Failures) -> Prepared | None:
@@ -96,5 +100,4 @@ def batches(
 
 def stacked(loaded: LoadedModel, prepared: Iterable[Prepared]) -> Any:
     """A batch as the model takes it, on the model's device."""
-    device = next((p.device for p in loaded.model.parameters()), torch.device("cpu"))
-    return loaded.make_inputs(torch.stack([one.tensor for one in prepared]).to(device))
+    return loaded.make_inputs(torch.stack([one.tensor for one in prepared]).to(device_of(loaded)))

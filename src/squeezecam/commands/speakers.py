@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from squeezecam.attach import attach
+from squeezecam.commands.speaker_windows import (
+    CONTEXT,
+    VALUES,
+    WINDOW,
+    Sound,
+    Store,
+    collect,
+    explain_run,
+    fit_if_needed,
+)
 from squeezecam.commands.video import Bar, VideoOptions, VideoOutcome, check_output, finish
-from squeezecam.data.mfcc import ROWS_PER_FRAME, SAMPLE_RATE, align, mfcc
-from squeezecam.errors import FitError, InputError, ModelError
+from squeezecam.data.mfcc import ROWS_PER_FRAME, SAMPLE_RATE
+from squeezecam.errors import InputError, ModelError
 from squeezecam.models.light_asd import FACE_SIZE, LightASD, load_light_asd
 from squeezecam.module import Squeeze
-from squeezecam.streams import StreamImportance, by_group, importance, join
+from squeezecam.streams import by_group, compared, join
 from squeezecam.video.drawing import Seconds, draw_clip
-from squeezecam.video.reading import Frame, probe, read_frames, read_sound
+from squeezecam.video.reading import ClipInfo, Frame, probe, read_frames, read_sound
 from squeezecam.video.speakers import SpeakerPainter
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import COLOURS, Series
-from squeezecam.video.tracks import RATE, FaceTrack, at_rate, crop_face, read_tracks, runs
+from squeezecam.video.tracks import RATE, FaceTrack, read_tracks, runs, write_tracks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+__all__ = ["CONTEXT", "WINDOW", "explain_speakers", "speaker_squeeze"]
+
 SITES = {"face": "visual.block3", "audio": "audio.block3"}
-WINDOW, CONTEXT = 100, 25
-"""Frames that are explained at once, and frames before and after them that the model sees as well (25 a second)."""
-FIT_FRAMES, FIT_WINDOWS = 25, 40
-SPEAKING = 1
-_VALUES = ("speaking", "mass_face", "mass_audio", "lost_without_face", "lost_without_audio", "score")
 
 
 def speaker_squeeze(
@@ -60,184 +64,104 @@ def speaker_squeeze(
     return attach(model, example, at=SITES, apply=apply or "observe")  # type: ignore[arg-type]
 
 
-@dataclass
-class _Store:
-    """Crops and maps of all tracks on disk, and in which row the face of a slot lies."""
-
-    crops: Spool
-    maps: Spool
-    crop_rows: dict[tuple[int, int], int] = field(default_factory=dict)
-    map_rows: dict[tuple[int, int], int] = field(default_factory=dict)
-    values: dict[tuple[int, int], tuple[float, ...]] = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
-    windows: list[StreamImportance] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-
-
 def explain_speakers(
     squeeze: Squeeze, clip: Path, out: Path, tracks: Path | None, options: VideoOptions, bar: Bar
 ) -> VideoOutcome:
     """Explain every face track of a clip with its sound, and write the overlays as an mp4.
 
+    Without ``tracks`` the faces are found by ``options.detector``.
+
     Raises:
         InputError: no tracks, no sound, tracks that lie outside the clip, or a file that cannot be read or written.
+        ModelError: a face detector is needed and not installed.
 
     """
-    if tracks is None:
-        raise InputError(
-            "--model light-asd needs the faces: --tracks FILE.csv with frame,track,x0,y0,x1,y1 (frames from 0, pixels "
-            "of the video), from any face detector; none comes with squeezecam"
-        )
-    faces = read_tracks(tracks)
-    info = probe(clip)
     check_output(out, clip)
+    if tracks is not None and options.detector is not None:
+        raise InputError("--tracks and --face-detector contradict each other: the faces are given, or looked for")
+    info = probe(clip)
     booked = Seconds()
     notes: list[str] = []
+    written: list[Path] = []
     mark = time.perf_counter()
-    sound = read_sound(clip, SAMPLE_RATE)
+    sound = Sound(*read_sound(clip, SAMPLE_RATE))
+    other = None if options.other_sound is None else _other(options.other_sound, info)
     booked.add("decoding", mark)
+    faces = read_tracks(tracks) if tracks is not None else _found(info, options, bar, booked, notes)
+    if options.save_tracks is not None:
+        written.append(write_tracks(options.save_tracks, faces))
     with Spool(out.parent, np.uint8) as crops, Spool(out.parent) as maps:
-        store = _Store(crops, maps)
+        store = Store(crops, maps)
         with bar("reading faces", info.frames) as advance:
-            _collect(read_frames(clip, notes), faces, store, advance, booked)
+            collect(read_frames(clip, notes), faces, store, advance, booked)
         segments = [
             (i, *run) for i in range(len(faces)) for run in runs(k for t, k in sorted(store.crop_rows) if t == i)
         ]
         if not segments:
             raise InputError(f"no box of {tracks} lies within the {len(store.times)} frames of {clip}")
-        method = _fit_if_needed(squeeze, store, segments, sound, notes, booked)
+        method = fit_if_needed(squeeze, store, segments, sound, notes, booked)
         with bar("explaining", sum(end - begin for _, begin, end in segments)) as advance:
             for index, begin, end in segments:
-                for done in _explain_segment(squeeze, store, index, begin, end, sound, options, booked):
+                for done in explain_run(squeeze, store, index, begin, end, sound, other, options, booked):
                     advance(done)
         method = store.names[-1] + method
-        outcome = _draw(squeeze, store, faces, info, out, options, method, bar, booked, notes)
+        table = _table(store, faces)
+        notes += _draw(store, faces, table, info, out, options, method, bar, booked)
+        outcome = finish(out, _rows(store, faces, table), booked, notes, options, frames=len(store.times))
+        outcome.summary = _summary(store, faces, table, options)
+        if options.figures is not None:
+            from squeezecam.commands.speaker_figures import write_figures
+
+            written += write_figures(options.figures, store, faces, table, method)
+    outcome.written += written
     return outcome
 
 
-def _collect(frames: Iterator[Frame], faces: list[FaceTrack], store: _Store, advance: Any, booked: Seconds) -> None:
-    """Crops at 25 frames a second to disk, and the times of all frames."""
+def _other(path: Path, info: ClipInfo) -> Sound:
+    """The sound of another file from the clip's beginning on, over again where it is shorter."""
+    samples, rate, _ = read_sound(path, SAMPLE_RATE)
+    return Sound(np.tile(samples, max(1, -(-round((info.seconds + 1) * rate) // max(1, len(samples))))), rate)
+
+
+def _found(info: ClipInfo, options: VideoOptions, bar: Bar, booked: Seconds, notes: list[str]) -> list[FaceTrack]:
+    from squeezecam.video.detectors import face_detector
+    from squeezecam.video.faces import find_tracks
+
+    detect = face_detector(options.detector)
     mark = time.perf_counter()
-
-    def noted() -> Iterator[Frame]:
-        for frame in frames:
-            store.times.append(frame.seconds)
-            advance(1)
-            yield frame
-
-    for slot, frame in at_rate(noted()):
-        mark = booked.add("decoding", mark)
-        for index, track in enumerate(faces):
-            box = track.box(frame.index)
-            if box is not None:
-                store.crop_rows[index, slot] = len(store.crops)
-                store.crops.append(crop_face(frame.pixels, box)[None])
-        mark = booked.add("cropping", mark)
-
-
-def _inputs(
-    store: _Store, index: int, begin: int, end: int, sound: tuple[NDArray[np.float32], int, float], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Faces ``(1, T, 112, 112)`` and coefficients ``(1, 4 T, 13)`` of the slots ``begin`` to ``end``."""
-    crops = np.stack([store.crops[store.crop_rows[index, slot]] for slot in range(begin, end)])
-    samples, rate, start = sound
-    first = round((store.times[0] + begin / RATE - start) * rate)
-    # one more window of the coefficients than the frames need, so that the last frame has all its rows
-    count = round((end - begin) / RATE * rate) + rate // 40
-    piece = np.zeros(count, np.float32)
-    left, right = max(first, 0), min(first + count, len(samples))
-    if right > left:
-        piece[left - first : right - first] = samples[left:right]
-    rows = align(mfcc(torch.from_numpy(piece)), end - begin)
-    return torch.from_numpy(crops)[None].to(device), rows[None].to(device)
-
-
-def _fit_if_needed(
-    squeeze: Squeeze, store: _Store, segments: list[tuple[int, int, int]], sound: Any, notes: list[str], booked: Seconds
-) -> str:
-    """Without an adapter the blocks are fitted on the clip itself: no labels are needed, and it takes seconds."""
-    if squeeze.fitted:
-        return ""
-    mark = time.perf_counter()
-    device = next(squeeze.parameters()).device
-    total = sum(max(0, end - begin - FIT_FRAMES + 1) for _, begin, end in segments)
-    step = max(4, total // FIT_WINDOWS)
-    starts = [(i, at) for i, begin, end in segments for at in range(begin, end - FIT_FRAMES + 1, step)]
-    batches = (_inputs(store, i, at, at + FIT_FRAMES, sound, device) for i, at in starts)
-    try:
-        report = squeeze.fit(batches, progress=False)
-    except FitError as error:
-        notes.append(f"the blocks are not fitted, so that their gates select nothing: {error}")
-        return ""
-    booked.add("fit", mark)
+    with bar("looking for faces", info.frames) as advance:
+        faces, cuts = find_tracks(read_frames(info.path), detect, advance)
+    booked.add("face detection", mark)
     notes.append(
-        f"no adapter: the blocks were fitted on this clip, without labels ({len(starts)} windows; with the blocks in "
-        f"the path {report.unchanged:.1%} of the held-out frames stay as they are)"
+        f"{len(faces)} face tracks were found by {options.detector or 'mtcnn'} ({cuts} scene cuts): look at them; "
+        "--save-tracks FILE.csv writes them to be corrected and given back with --tracks"
     )
-    return ", fitted on this clip"
+    return faces
 
 
-def _explain_segment(
-    squeeze: Squeeze,
-    store: _Store,
-    index: int,
-    begin: int,
-    end: int,
-    sound: Any,
-    options: VideoOptions,
-    booked: Seconds,
-) -> Iterator[int]:
-    """Windows of one unbroken run of a track: native maps to disk, scores and shares to memory."""
-    device = next(squeeze.parameters()).device
-    target = SPEAKING if options.target is None else options.target
-    for at in range(begin, end, WINDOW):
-        stop = min(at + WINDOW, end)
-        low, high = max(begin, at - CONTEXT), min(end, stop + CONTEXT)
-        mark = time.perf_counter()
-        inputs = _inputs(store, index, low, high, sound, device)
-        mark = booked.add("crops and coefficients", mark)
-        with torch.no_grad():
-            squeeze.eval()
-            captured = squeeze.capture(inputs)
-        explanation = squeeze.explain(
-            inputs,
-            method=options.method,
-            target=target,
-            keep=options.keep,
-            aggregate=options.aggregate,
-            captured=captured,
-            size=1,
-        )
-        mark = booked.add("model and map", mark)
-        found = importance(squeeze, inputs, target=target, keep=options.keep, captured=captured)
-        mark = booked.add("importance", mark)
-        store.windows.append(found)
-        store.names.append(explanation.method)
-        assert explanation.scores is not None
-        inside = slice(at - low, stop - low)
-        maps = explanation.raw["face"][0, inside].float().cpu().numpy()
-        speaking = explanation.scores[0].float().softmax(-1)[inside, SPEAKING].tolist()
-        zero, mass = (found.moments[name][0, inside].tolist() for name in ("zero", "mass"))
-        assert found.curve is not None
-        curve = found.curve[0, inside].tolist()
-        for i, slot in enumerate(range(at, stop)):
-            store.map_rows[index, slot] = len(store.maps) + i
-            store.values[index, slot] = (speaking[i], *mass[i], *zero[i], curve[i])
-        store.maps.append(maps)
-        yield stop - at
+def _slots(times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The slot at 25 a second that every frame of the clip is shown with."""
+    slots: NDArray[np.int64] = np.clip(np.rint((times - times[0]) * RATE), 0, None).astype(np.int64)
+    return slots
+
+
+def _table(store: Store, faces: list[FaceTrack]) -> NDArray[np.float64]:
+    """``(faces, frames, values)``, NaN where a face is not there."""
+    slots = _slots(np.array(store.times)).tolist()
+    table = np.full((len(faces), len(slots), len(VALUES)), np.nan)
+    for i, face in enumerate(faces):
+        for frame, slot in enumerate(slots):
+            if (i, slot) in store.values and face.box(frame) is not None:
+                table[i, frame] = store.values[i, slot]
+    return table
 
 
 def _draw(
-    squeeze: Squeeze, store: _Store, faces: list[FaceTrack], info: Any, out: Path, options: VideoOptions, method: str,
-    bar: Bar, booked: Seconds, notes: list[str],
-) -> VideoOutcome:  # fmt: skip
+    store: Store, faces: list[FaceTrack], table: NDArray[np.float64], info: ClipInfo, out: Path, options: VideoOptions,
+    method: str, bar: Bar, booked: Seconds,
+) -> list[str]:  # fmt: skip
     times = np.array(store.times)
-    slots = np.clip(np.rint((times - times[0]) * RATE).astype(int), 0, None)
-    table = np.full((len(faces), len(times), len(_VALUES)), np.nan)
-    for i in range(len(faces)):
-        for frame, slot in enumerate(slots.tolist()):
-            if (i, slot) in store.values and faces[i].box(frame) is not None:
-                table[i, frame] = store.values[i, slot]
+    slots = _slots(times)
     scale = store.maps.scale(options.scale)
     painter = SpeakerPainter(faces, scale)
 
@@ -267,23 +191,23 @@ def _draw(
     if len(faces) == 1:
         curves.append(Series("face's share of the mass", table[0, :, 1]))
     with bar("drawing", len(times)) as advance:
-        notes += draw_clip(
+        return draw_clip(
             info, out, paint, words, times, curves, footer=f"light-asd · {method}", scale=scale,
             side_by_side=options.side_by_side, sound=options.sound, advance=advance, booked=booked,
         )  # fmt: skip
-    rows = [
+
+
+def _rows(store: Store, faces: list[FaceTrack], table: NDArray[np.float64]) -> list[dict[str, Any]]:
+    return [
         {
-            "frame": frame, "seconds": round(float(times[frame]), 6), "track": faces[i].name,
-            **dict(zip(_VALUES, table[i, frame].tolist(), strict=True)),
+            "frame": frame, "seconds": round(seconds, 6), "track": faces[i].name,
+            **dict(zip(VALUES, table[i, frame].tolist(), strict=True)),
         }
-        for i in range(len(faces)) for frame in range(len(times)) if np.isfinite(table[i, frame, 0])
+        for i in range(len(faces)) for frame, seconds in enumerate(store.times) if np.isfinite(table[i, frame, 0])
     ]  # fmt: skip
-    outcome = finish(out, rows, booked, notes, options, frames=len(times))
-    outcome.summary = _summary(store, faces, table)
-    return outcome
 
 
-def _summary(store: _Store, faces: list[FaceTrack], table: NDArray[np.float64]) -> dict[str, Any]:
+def _summary(store: Store, faces: list[FaceTrack], table: NDArray[np.float64], options: VideoOptions) -> dict[str, Any]:
     whole = join(store.windows)
     lines = [
         f"{face.name}: speaking in {np.mean(table[i, np.isfinite(table[i, :, 0]), 0] > 0.5):.0%} of its frames"
@@ -292,4 +216,12 @@ def _summary(store: _Store, faces: list[FaceTrack], table: NDArray[np.float64]) 
     ]
     lines.append(f"importance of the streams for 'speaking', mean over {len(whole)} windows:")
     lines += str(whole).splitlines()
-    return {"lines": lines, "importance": by_group(whole), "tracks": [face.name for face in faces]}
+    found = {"lines": lines, "importance": by_group(whole), "tracks": [face.name for face in faces]}
+    if store.other:
+        from squeezecam.render.table import text_table
+
+        changes = compared(whole, join(store.other))
+        lines.append(f"with the sound of {options.other_sound} in place of its own (the faces are the same):")
+        lines += text_table(changes, formats=dict.fromkeys(("own", "other", "change"), ".4f")).splitlines()
+        found["other sound"] = changes
+    return found

@@ -27,6 +27,8 @@ from squeezecam.video.reading import ClipInfo, Frame, probe, read_frames
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import Series
 
+FIGURE_FRAMES = 8
+"""Frames in a row on a figure."""
 Bar = Callable[[str, int], AbstractContextManager[Advance]]
 
 
@@ -44,6 +46,10 @@ class VideoOptions:
     side_by_side: bool = False
     sound: bool = True
     scores: Path | None = None
+    figures: Path | None = None
+    detector: str | None = None
+    save_tracks: Path | None = None
+    other_sound: Path | None = None
 
 
 @dataclass
@@ -115,14 +121,27 @@ def explain_clip(
         scale = spool.scale(options.scale)
         painter = Painter(info.size, spool.shape[-2:], scale, seen.box)  # type: ignore[arg-type]
         curve, limits = _curve(found)
+        chosen = set(np.linspace(0, len(times) - 1, FIGURE_FRAMES).round().astype(int).tolist())
+        kept: dict[int, Any] = {}
+
+        def paint(frame: Frame) -> Any:
+            if options.figures is not None and frame.index in chosen:
+                kept[frame.index] = frame.pixels
+            return painter(frame.pixels, spool[frame.index])
+
         with bar("drawing", len(times)) as advance:
             notes += draw_clip(
-                info, out, lambda frame: painter(frame.pixels, spool[frame.index]),
+                info, out, paint,
                 lambda i: (found[i].title(), f"{times[i]:.2f} s · frame {i + 1} of {len(times)}"),
                 np.array(times), [Series(_name(found, options), curve, limits)],
                 footer=f"{loaded.name} · {method}", scale=scale, side_by_side=options.side_by_side,
                 sound=options.sound, advance=advance, booked=booked,
             )  # fmt: skip
+        pictures = []
+        if options.figures is not None and kept:
+            series = Series(_name(found, options), curve, limits)
+            drawn = {i: (pixels, spool[i], found[i].title()) for i, pixels in kept.items()}
+            pictures = _figures(options.figures, drawn, np.array(times), series, f"{loaded.name} · {method}", seen.box)
     notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
     rows = [
         {
@@ -131,7 +150,26 @@ def explain_clip(
         }
         for i, p in enumerate(found)
     ]  # fmt: skip
-    return finish(out, rows, booked, notes, options)
+    outcome = finish(out, rows, booked, notes, options)
+    outcome.written += pictures
+    return outcome
+
+
+def _figures(
+    folder: Path, shown: dict[int, tuple[Any, Any, str]], times: Any, series: Series, title: str, box: Any
+) -> list[Path]:
+    """Frames in a row with their maps, and the score over the clip."""
+    from squeezecam.files import write_picture
+    from squeezecam.video.figures import curves, frame_strip
+
+    target = output_folder(folder)
+    words = [f"{times[i]:.2f} s · {said}" for i, (_, _, said) in shown.items()]
+    pixels, maps = [one[0] for one in shown.values()], [one[1] for one in shown.values()]
+    strip = frame_strip(pixels, maps, captions=words, title=title, box=box)
+    return [
+        write_picture(target / "frames.png", strip),
+        write_picture(target / "moments.png", curves(times, [("", [series])], title=title)),
+    ]
 
 
 def finish(

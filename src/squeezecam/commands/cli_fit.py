@@ -1,0 +1,100 @@
+"""``squeezecam fit``: its options, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from squeezecam.commands import options as o
+from squeezecam.commands.console import bar, command, failing, leave, wrote
+from squeezecam.commands.together import together
+
+
+@together
+def fit(
+    images: Annotated[
+        list[str],
+        typer.Option(
+            "--images",
+            help="files, folders, patterns, an .npz, or a data set as cub:FOLDER (its training part); labels are not "
+            "needed; may be given again",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="adapter file, FILE.squeeze.safetensors")],
+    model: o.Model = "demo",
+    apply: Annotated[
+        str, typer.Option("--apply", help="observe: the outputs stay the model's own; gate: the block is in the path")
+    ] = "observe",
+    agreement: Annotated[
+        float,
+        typer.Option(
+            "--agreement", min=0.0, max=1.0, help="share of predictions that the block has to leave unchanged"
+        ),
+    ] = 0.995,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="folder that keeps the features: an interrupted fit goes on from it"),
+    ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="also fit a refiner of the class map (method 'refined'): minutes, no labels"),
+    ] = False,
+    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 6,
+    output: o.Output = None,
+    at: o.At = None,
+    weights: o.Weights = None,
+    random: o.Random = False,
+    labels: o.Labels = None,
+    device: o.Device = "cpu",
+    batch_size: o.BatchSize = 16,
+    max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Fit one SE block on pictures, without labels, and save it as an adapter."""
+    from squeezecam.commands.fit import fit_pictures
+    from squeezecam.commands.place import check_file
+    from squeezecam.commands.refine import refine_pictures
+    from squeezecam.data.images import find_images
+    from squeezecam.errors import FitError
+    from squeezecam.processes import first_only
+
+    check_file(out)
+    sources = find_images(images, max_pixels=max_pixels, fitting=True)
+    loaded, squeeze = o.open_squeeze(
+        model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, apply=apply
+    )
+    failures = failing()
+    with bar("fitting", len(sources)) as done:
+        report = fit_pictures(
+            loaded,
+            squeeze,
+            sources,
+            out,
+            batch_size=batch_size,
+            failures=failures,
+            done=done,
+            output=output,
+            agreement=agreement,
+            seed=seed,
+            cache=cache,
+        )
+    refined = None
+    if refine:
+        with first_only(FitError) as here:
+            if here:
+                refined = refine_pictures(
+                    loaded, squeeze, sources, out, batch_size=batch_size, output=output, epochs=epochs, seed=seed
+                )
+    if as_json:
+        record = {"command": command(), "adapter": str(out), **report.as_dict()}
+        if refined is not None:
+            record["refiner"] = refined.as_dict()
+        print(json.dumps(record, indent=2))
+    else:
+        print(f"{squeeze}\n{report}" + (f"\n{refined}" if refined else ""))
+        wrote([out])
+    leave(failures)

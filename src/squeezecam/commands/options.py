@@ -1,0 +1,133 @@
+"""What the commands share: the options that choose model, block and device, and what these become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+
+import typer
+
+from squeezecam.errors import InputError
+
+if TYPE_CHECKING:
+    from squeezecam.anatomy import Site
+    from squeezecam.models.loaded import LoadedModel
+    from squeezecam.module import Squeeze
+
+MAX_PIXELS = 100_000_000
+When = Literal["input", "output"]
+Way = Literal["observe", "gate"]
+
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE...", help="files, folders, patterns, or an .npz with 'images'")
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="MODEL", help="demo | timm:NAME | torchvision:NAME | hf:NAME | file.py:factory"),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="weights file: safetensors, or a state dict")]
+Random = Annotated[bool, typer.Option("--random", help="random weights, no download")]
+Labels = Annotated[Path | None, typer.Option("--labels", help="class names: text, one a line, or JSON")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="pictures in one pass")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+At = Annotated[
+    str | None, typer.Option("--at", help="place of the block: a module's name, or name:input / name:output")
+]
+Output = Annotated[str | None, typer.Option("--output", help="which of several outputs of the model")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="refuse pictures with more pixels than this")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="fitted block, made by 'squeezecam fit'")]
+Apply = Annotated[
+    str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says, else observe")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse an adapter of other weights")]
+Target = Annotated[
+    int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
+]
+Keep = Annotated[str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")]
+
+
+def open_squeeze(
+    model: str,
+    *,
+    weights: Path | None = None,
+    random: bool = False,
+    labels: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    at: str | None = None,
+    adapter: Path | None = None,
+    apply: str | None = None,
+    strict: bool = False,
+) -> tuple[LoadedModel, Squeeze]:
+    """The model that the options name, and a squeeze around it: the adapter's, or a fresh one.
+
+    Args:
+        model: as of ``--model``; the other arguments are the options of the same names.
+        weights: see above.
+        random: see above.
+        labels: see above.
+        device: see above.
+        seed: see above; it is set before the model is made.
+        at: see above.
+        adapter: see above.
+        apply: see above; None is the adapter's own way, or ``observe``.
+        strict: see above.
+
+    Raises:
+        InputError: options that contradict each other or are unknown.
+        ModelError: the model cannot be loaded.
+        AdapterError: the adapter is damaged or belongs to another model.
+        SiteError: there is no place for a block.
+
+    """
+    way = _apply(apply)
+    if at is not None and adapter is not None:
+        raise InputError(
+            "--at and --adapter contradict each other; the adapter says where its block is: leave --at out"
+        )
+    import torch
+
+    from squeezecam.adapter import load, read
+    from squeezecam.attach import attach
+    from squeezecam.commands.pictures import example_of
+    from squeezecam.models.resolve import load_model
+
+    torch.manual_seed(seed)
+    if adapter is not None:
+        read(adapter)  # a damaged file is told before a model is loaded
+    loaded = load_model(model, weights=weights, random=random, labels=labels, device=device)
+    example = example_of(loaded)
+    if adapter is not None:
+        return loaded, load(adapter, loaded.model, example, strict=strict, apply=way)
+    return loaded, attach(loaded.model, example, at=site(at), apply=way or "observe")
+
+
+def site(at: str | None) -> Site | None:
+    """``--at`` as a place: a module's name, or one with ``:input`` or ``:output`` behind it."""
+    from squeezecam.anatomy import Site
+
+    if at is None:
+        return None
+    name, _, when = at.rpartition(":")
+    return Site(name, cast(When, when)) if name and when in get_args(When) else Site(at)
+
+
+def _apply(apply: str | None) -> Way | None:
+    if apply not in (None, *get_args(Way)):
+        raise InputError(f"--apply is '{apply}'; expected 'observe' or 'gate'")
+    return cast("Way | None", apply)
+
+
+def about(loaded: LoadedModel, adapter: Path | None, seed: int) -> dict[str, Any]:
+    """What a record of a run begins with: the command, the model, the adapter and the seed."""
+    from squeezecam.commands.console import command
+
+    return {
+        "command": command(),
+        "model": loaded.name,
+        "source": loaded.source,
+        "adapter": str(adapter) if adapter else None,
+        "seed": seed,
+    }
