@@ -149,20 +149,9 @@ def _curves(
 
     options: dict[str, Any] = {"steps": steps, "batch_size": SMALL_BATCH}
     for name, one in maps.items():
-        ranked = without_ties(one[rows])
-        inserted = metrics.insertion(predict, x, ranked, target, base=blurred, **options).score
-        deleted = metrics.deletion(predict, x, ranked, target, base="mean", **options).score
+        inserted = metrics.insertion(predict, x, one[rows], target, base=blurred, **options).score
+        deleted = metrics.deletion(predict, x, one[rows], target, base="mean", **options).score
         scores.add(scores.faithful, name, inserted - deleted)
-
-
-def without_ties(maps: Tensor, seed: int = 0) -> Tensor:
-    """Pixels at 0 in random order.
-
-    A map that is cut at 0 says nothing of the order there. The metric takes equal values in one irregular order for all
-    pictures; here every picture has its own, so that the interval holds what that order does.
-    """
-    noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(seed))
-    return torch.where(maps > 0, maps, -noise)
 
 
 def compared(found: dict[str, list[Tensor]], draws: int, hard: Tensor | None) -> dict[str, Any]:

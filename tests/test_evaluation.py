@@ -298,7 +298,9 @@ def test_the_price_of_the_default_table() -> None:
     columns = choose_columns(None, truth=True)
     assert passes(columns, 8, 1.0) == 7 + 7 + 1 + 1
     assert not any(c.slow for c in columns)
-    assert {name for name, c in COLUMNS.items() if c.slow} == {"road", "road_combined", "sensitivity_max"}
+    by_channel = {"channel_faithfulness", "channel_correlation", "opposing_share"}
+    assert {name for name, c in COLUMNS.items() if c.own} == by_channel
+    assert {name for name, c in COLUMNS.items() if c.slow} == {"road", "road_combined", "sensitivity_max"} | by_channel
 
 
 def test_slow_metrics_run_when_they_are_named() -> None:

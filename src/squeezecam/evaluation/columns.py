@@ -22,7 +22,8 @@ class Column:
         higher_is_better: None where neither direction is better by itself.
         needs: what has to be computed for it: ``insertion``, ``deletion``, ``masked`` (the picture through its map),
             ``again`` (the map of that), ``truth`` (boxes or masks), ``levels`` (accuracy over all thresholds),
-            ``road``, ``sensitivity``.
+            ``road``, ``sensitivity``, ``channels`` (the head again and again with channels ablated: of methods that
+            choose channels, squeezecam's own; others have no such figure).
         slow: only measured when asked for by name.
         digits: after the point.
 
@@ -34,6 +35,11 @@ class Column:
     needs: frozenset[str] = field(default_factory=frozenset)
     slow: bool = False
     digits: int = 3
+
+    @property
+    def own(self) -> bool:
+        """Whether only methods that choose channels have this figure."""
+        return "channels" in self.needs
 
 
 def _column(
@@ -62,6 +68,9 @@ COLUMNS: dict[str, Column] = dict(
         _column("road", "ROAD", False, "road", slow=True),
         _column("road_combined", "ROAD comb", True, "road", slow=True),
         _column("sensitivity_max", "sensitivity", False, "sensitivity", slow=True),
+        _column("channel_faithfulness", "channels", True, "channels", slow=True),
+        _column("channel_correlation", "chan corr", True, "channels", slow=True),
+        _column("opposing_share", "opposing", False, "channels", slow=True),
         _column("map_area", "area", None),
     ]
 )
@@ -113,7 +122,7 @@ def passes(columns: Iterable[Column], steps: int, explain: float) -> float:
     needs = frozenset[str]().union(*(column.needs for column in chosen))
     price = {
         "insertion": steps - 1.0, "deletion": steps - 1.0, "masked": 1.0, "again": explain,
-        "sensitivity": SENSITIVITY_DRAWS * explain,
+        "sensitivity": SENSITIVITY_DRAWS * explain, "channels": 3.0,
     }  # fmt: skip
     road = {"road": ROAD_SHARES, "road_combined": 2.0 * ROAD_SHARES}
     return sum(price.get(need, 0.0) for need in needs) + sum(road.get(column.name, 0.0) for column in chosen)

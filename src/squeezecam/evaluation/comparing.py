@@ -13,7 +13,7 @@ from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.errors import InputError
-from squeezecam.methods import METHODS, default_method
+from squeezecam.methods import default_method, usable
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
@@ -154,7 +154,7 @@ def compare(
 
     """
     name = squeeze.output_name(output)
-    chosen = choose(methods) if methods is not None else _default(squeeze, name)
+    chosen = choose(methods, own=usable(squeeze, name)) if methods is not None else _default(squeeze, name)
     call = tree.as_call(inputs)
     count = tree.batch_size(*call)
     if count < 1 or not tree.leaves(call):
@@ -201,7 +201,7 @@ def compare(
 
 
 def _default(squeeze: Squeeze, output: str) -> list[MapMethod]:
-    own = [name for name, m in METHODS.items() if not m.of_class or squeeze.head(output) is not None]
+    own = usable(squeeze, output)
     own.sort(key=lambda name: name != default_method(squeeze, output))
     return [m for m in choose([*own, *SHOWN_PEERS, "all-channel-mean"]) if available(m)]
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from squeezecam.errors import InputError
+from squeezecam.evaluation.channels import channel_figures
 from squeezecam.evaluation.columns import SENSITIVITY_DRAWS, Column
 from squeezecam.evaluation.subject import Remembering, Subject
+from squeezecam.methods import METHODS
 from squeezecam.metrics import (
     adcc,
     average_drop,
@@ -36,6 +38,7 @@ from squeezecam.metrics import (
 )
 from squeezecam.metrics.baseline import Base
 from squeezecam.metrics.predict import class_scores, scores_in_batches
+from squeezecam.metrics.ranking import pixel_ranks
 from squeezecam.peers import MapMethod
 
 SECOND_DRAW = 1_000_003
@@ -107,8 +110,11 @@ def measure(
         found[method.name] = {
             column.name: _figure(column.name, maps, parts, truth, model, pictures, target, kind, batch_size)
             for column in columns
-            if "levels" not in column.needs
+            if "levels" not in column.needs and not column.own
         }
+        if "channels" in needs and method.kind == "own" and method.name in METHODS:
+            by_channel = channel_figures(subject, pictures, method.name, target, kind)
+            found[method.name] |= {column.name: by_channel[column.name] for column in columns if column.own}
         levels[method.name] = {
             column.name: _levels(column.name, maps, truth) for column in columns if "levels" in column.needs
         }
@@ -145,7 +151,9 @@ def _parts(
 ) -> dict[str, Tensor]:
     """What several columns are made of, once."""
     parts: dict[str, Tensor] = {"full": full}
-    options = {"steps": steps, "outputs": kind, "batch_size": batch_size}
+    options: dict[str, Any] = {"steps": steps, "outputs": kind, "batch_size": batch_size}
+    if needs & {"insertion", "deletion"}:
+        options["ranks"] = pixel_ranks(maps, scattered=True)
     if "insertion" in needs:
         parts["insertion"] = insertion(model, pictures, maps, target, base=bases["insertion"], **options).score
     if "deletion" in needs:

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from squeezecam import processes
 from squeezecam.errors import InputError
 from squeezecam.evaluation.columns import Column, choose_columns, passes
 from squeezecam.evaluation.identity import model_identity, versions
+from squeezecam.evaluation.loading import Loaded, drawn, load, picture_seed
 from squeezecam.evaluation.measure import DELETION_BASE, INSERTION_BASE, Measured, Truth, measure
+from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.source import Given, Item, Source
 from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.fit.progress import Progress
-from squeezecam.methods import METHODS
+from squeezecam.methods import usable
 from squeezecam.metrics import boxes_to_mask, mask_to_boxes
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
@@ -52,6 +55,8 @@ def evaluate(
     progress: bool | None = None,
 ) -> Evaluation:
     """Measure maps of several methods on the same pictures, with controls.
+
+    Under ``torchrun`` every process measures a part of the batches, and all return the one table.
 
     Args:
         squeeze: from :func:`squeezecam.attach`, fitted or not.
@@ -113,9 +118,11 @@ def run(
         raise InputError(f"steps, batch_size and sample must be at least 1, got {steps}, {batch_size} and {sample}")
     chosen = with_controls(subject, methods)
     columns = choose_columns(metrics, truth=source.truth)
+    processes.join()
+    first = processes.rank() == 0
     folder = output_folder(out) if out is not None else None
     names = source.names()
-    order = _sample(len(names), sample, seed)
+    order = drawn(len(names), sample, seed)
     all_settings = {
         "methods": [m.name for m in chosen], "metrics": [c.name for c in columns], "steps": steps,
         "batch_size": batch_size, "sample": sample, "seed": seed, "output": subject.output,
@@ -125,15 +132,16 @@ def run(
     }  # fmt: skip
     store = Store(folder, all_settings)
     chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    speak = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    speak = (say or (lambda line: print(line, file=sys.stderr, flush=True))) if first else (lambda line: None)
     done = sum(number in store.chunks for number in range(len(chunks)))
     if done:
         speak(f"going on after {done} of {len(chunks)} batches that {store.path} holds")
     left = [number for number in range(len(chunks)) if number not in store.chunks]
-    with Progress(progress) as bar, bar.task("evaluating", len(order)) as advance:
+    left = left[processes.rank() :: processes.world()]
+    with Progress(progress if first else False) as bar, bar.task("evaluating", len(order)) as advance:
         advance(sum(len(chunks[number]) for number in range(len(chunks)) if number in store.chunks))
         for place, number in enumerate(left):
-            loaded = _load(source, chunks[number], names, report)
+            loaded = load(source, chunks[number], names, report)
             if place == 0 and loaded[0]:
                 pictures = sum(len(chunks[n]) for n in left)
                 _estimate(subject, chosen, columns, loaded[0][0][1], pictures, steps, batch_size, speak)
@@ -141,6 +149,7 @@ def run(
                 number, _chunk(subject, source, loaded, names, chosen, columns, steps=steps, size=batch_size, seed=seed)
             )
             advance(len(chunks[number]))
+    store.gather()
     results = [store.chunks[number] for number in range(len(chunks))]
     evaluation = Evaluation(
         {m.name: (m.label, m.kind) for m in chosen},
@@ -155,51 +164,27 @@ def run(
         [store.path] if store.path else [],
     )
     if folder is not None:
-        evaluation.save(folder)
+        with processes.first_only(InputError):
+            if first:
+                evaluation.save(folder)
     return evaluation
 
 
 def with_controls(subject: Subject, methods: str | Iterable[str | MapMethod] | None) -> list[MapMethod]:
     """The methods meant, controls at the end; of the default set only what this model and this installation allow."""
     if methods is None:
-        own = [
-            name for name, m in METHODS.items() if not m.of_class or subject.squeeze.head(subject.output) is not None
-        ]
+        own = usable(subject.squeeze, subject.output)
         wanted = [m for m in choose([*own, *DEFAULT_PEERS]) if available(m)]
     else:
-        wanted = choose(methods)
+        wanted = choose(methods, own=usable(subject.squeeze, subject.output))
     extra = [m for m in choose("controls") if m.name not in {w.name for w in wanted}]
     return [*wanted, *extra]
-
-
-_Group = tuple[list[int], Tensor, list[Item]]
-
-
-def _load(
-    source: Source, indices: Sequence[int], names: Sequence[str], report: Callable[[str], None]
-) -> tuple[list[_Group], list[tuple[str, str]]]:
-    """Pictures of one shape together, and what could not be read."""
-    groups: dict[tuple[int, ...], tuple[list[int], list[Item]]] = {}
-    failures = []
-    for index in indices:
-        try:
-            item = source.load(index)
-        except InputError as error:
-            failures.append((names[index], str(error)))
-            report(str(error))
-            continue
-        if item.picture.ndim != 3:
-            raise InputError(f"image {names[index]} has shape {tuple(item.picture.shape)}, expected (C, H, W)")
-        found = groups.setdefault(tuple(item.picture.shape), ([], []))
-        found[0].append(index)
-        found[1].append(item)
-    return [(i, torch.stack([x.picture for x in items]), items) for i, items in groups.values()], failures
 
 
 def _chunk(
     subject: Subject,
     source: Source,
-    loaded: tuple[list[_Group], list[tuple[str, str]]],
+    loaded: Loaded,
     names: Sequence[str],
     methods: Sequence[MapMethod],
     columns: Sequence[Column],
@@ -211,17 +196,20 @@ def _chunk(
     """Figures of one batch, as they are stored."""
     records: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
-    for indices, pictures, items in loaded[0]:
-        pictures = pictures.to(subject.device)
-        measured = measure(
-            subject, pictures, methods, columns,
-            truth=_truth(items, pictures) if source.truth else None,
-            target=torch.tensor([item.target for item in items]) if source.targets else None,
-            seeds=[seed * 1_000_003_000 + index for index in indices], steps=steps, batch_size=size,
-        )  # fmt: skip
-        records += [_record(measured, i, names[index], source.subsets(index)) for i, index in enumerate(indices)]
-        for name, value in measured.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
+    for all_indices, all_pictures, all_items in loaded[0]:
+        fast, at_once = paced(subject, all_pictures.to(subject.device), size)
+        for start in range(0, len(all_indices), at_once):
+            part = slice(start, start + at_once)
+            indices, items, pictures = all_indices[part], all_items[part], all_pictures[part].to(subject.device)
+            measured = measure(
+                fast, pictures, methods, columns,
+                truth=_truth(items, pictures) if source.truth else None,
+                target=torch.tensor([item.target for item in items]) if source.targets else None,
+                seeds=[picture_seed(seed, index) for index in indices], steps=steps, batch_size=at_once,
+            )  # fmt: skip
+            records += [_record(measured, i, names[index], source.subsets(index)) for i, index in enumerate(indices)]
+            for name, value in measured.seconds.items():
+                seconds[name] = seconds.get(name, 0.0) + value
     return {"records": records, "failures": loaded[1], "seconds": seconds}
 
 
@@ -249,14 +237,6 @@ def _truth(items: Sequence[Item], pictures: Tensor) -> Truth:
     return Truth(masks != 0, mask_to_boxes(masks))
 
 
-def _sample(count: int, sample: int | None, seed: int) -> list[int]:
-    if count == 0:
-        raise InputError("there is not a single image to evaluate on")
-    if sample is None or sample >= count:
-        return list(range(count))
-    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:sample].tolist())
-
-
 def _estimate(
     subject: Subject,
     methods: Sequence[MapMethod],
@@ -269,7 +249,8 @@ def _estimate(
 ) -> None:
     """Say about how long it takes, from the time of a pass, where that is long."""
     shape = tuple(pictures.shape[1:])
-    one = pictures[:batch_size].to(subject.device)
+    subject, at_once = paced(subject, pictures.to(subject.device), batch_size)
+    one = pictures[:at_once].to(subject.device)
     subject.predict(one)
     started = time.perf_counter()
     subject.predict(one)

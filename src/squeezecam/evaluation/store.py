@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from squeezecam import processes
 from squeezecam.errors import InputError
 from squeezecam.files import plain
 
@@ -25,7 +26,9 @@ class Store:
     """A JSON-lines file ``per_image-DIGEST.jsonl``: the settings, then one line for each finished batch.
 
     The settings' digest is part of the name: with changed settings another file is begun, and an older one is neither
-    used nor lost. A line is written whole and flushed; what an interruption cut off at the end is dropped.
+    used nor lost. A line is written whole and flushed; what an interruption cut off at the end is dropped. Of several
+    processes each writes a file of its own, ``per_image-DIGEST.rankN.jsonl``; rank 0 takes them over into its own, at
+    the end, or at the beginning of the next run.
 
     Args:
         folder: where the file is; None keeps everything in memory.
@@ -40,18 +43,23 @@ class Store:
         self.digest = digest(settings)
         self.path = folder / f"per_image-{self.digest}.jsonl" if folder is not None else None
         self.chunks: dict[int, dict[str, Any]] = {}
+        self.mine: dict[int, dict[str, Any]] = {}
         if self.path is None:
             return
-        head = {"format": FORMAT, "digest": self.digest, "settings": plain(settings)}
-        try:
-            if not self._read(self.path):
-                self.path.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot use {self.path}: {(error.strerror or str(error)).lower()}") from None
+        self.head = {"format": FORMAT, "digest": self.digest, "settings": plain(settings)}
+        with processes.first_only(InputError) as here:
+            if here:
+                self._begin(self.path)
+                self._take_over()
+        self.chunks = processes.from_first(self.chunks)
+        self.mine = {}
+        if processes.rank():
+            self.path = self.path.with_suffix(f".rank{processes.rank()}.jsonl")
+            self._begin(self.path)
 
     def add(self, number: int, chunk: dict[str, Any]) -> None:
         """Keep the results of batch ``number``; on disk before this returns."""
-        self.chunks[number] = chunk = plain(chunk)
+        self.chunks[number] = self.mine[number] = chunk = plain(chunk)
         if self.path is None:
             return
         line = json.dumps({"chunk": number, **chunk}, ensure_ascii=False, allow_nan=False) + "\n"
@@ -65,6 +73,47 @@ class Store:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)
             raise InputError(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}") from None
+
+    def gather(self) -> None:
+        """Give every process the results of all; rank 0 writes them into its file, and removes those of the others."""
+        everything = processes.everyone(self.mine)
+        with processes.first_only(InputError) as here:
+            for number, chunk in (item for found in everything for item in found.items()):
+                if number not in self.chunks:
+                    self.chunks[number] = chunk
+                    if here:
+                        self.add(number, chunk)
+            if here:
+                self._remove_others()
+
+    def _begin(self, path: Path) -> None:
+        try:
+            if not self._read(path):
+                path.write_text(json.dumps(self.head, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot use {path}: {(error.strerror or str(error)).lower()}") from None
+
+    def _take_over(self) -> None:
+        """What other processes of an interrupted run wrote goes into the file of rank 0."""
+        known = self.chunks
+        for other in self._others():
+            self.chunks = {}
+            self._read(other)
+            found, self.chunks = self.chunks, known
+            for number, chunk in found.items():
+                if number not in known:
+                    self.add(number, chunk)
+        self._remove_others()
+
+    def _others(self) -> list[Path]:
+        if self.path is None:
+            return []
+        return sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
+
+    def _remove_others(self) -> None:
+        for other in self._others():
+            with contextlib.suppress(OSError):
+                other.unlink()
 
     def _read(self, path: Path) -> bool:
         """Take over what is there; False where nothing can be."""

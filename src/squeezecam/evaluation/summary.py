@@ -17,6 +17,7 @@ from squeezecam.metrics import Interval, bootstrap_difference, bootstrap_mean, m
 from squeezecam.render.table import Row, csv_table, text_table
 
 ALL = "all"
+NOT_APPLICABLE = "n/a"
 _IOUS = (0.0, 0.3, 0.5, 0.7)
 
 
@@ -117,7 +118,9 @@ class Evaluation:
             row: dict[str, Any] = {"method": self.methods[method][0]}
             for column in self.columns:
                 figure = cells[column.name]
-                row[column.label] = _marked(figure, method, column) if figure.value.samples else None
+                row[column.label] = (
+                    _marked(figure, method, column) if figure.value.samples else self._none(method, column)
+                )
             row["forwards"] = self.cost(method)
             rows.append(row)
         return text_table(rows, formats={"forwards": ".2f"})
@@ -205,6 +208,8 @@ class Evaluation:
         lines.append(f"better is ^ higher, v lower: {arrows}")
         if any(c.name == "map_area" for c in self.columns):
             lines.append("area stands beside the rest: a broad map does well in drop, a tight one in energy")
+        if any(c.own for c in self.columns):
+            lines.append(f"{NOT_APPLICABLE}: not applicable, the method chooses no channels")
         if self.failures:
             lines.append(f"{len(self.failures)} images could not be measured")
         return "\n".join(lines)
@@ -213,10 +218,13 @@ class Evaluation:
         rows = []
         for method, cells in self.figures(subset).items():
             row: dict[str, Any] = {"method": self.methods[method][0], "kind": self.methods[method][1]}
-            row |= {c.label: _mean(cells[c.name].value, c.digits) for c in self.columns}
+            row |= {c.label: _mean(cells[c.name].value, c.digits) or self._none(method, c) for c in self.columns}
             row["forwards"] = self.cost(method)
             rows.append(row)
         return text_table(rows, formats={"forwards": ".2f"})
+
+    def _none(self, method: str, column: Column) -> str | None:
+        return NOT_APPLICABLE if column.own and self.methods[method][1] != "own" else None
 
     def _differences(self, subset: str) -> str:
         rows = []

@@ -102,3 +102,16 @@ def in_frame(boxes: list[Box], seen: Box, width: int, height: int) -> Tensor:
         if row[2] > row[0] and row[3] > row[1]:
             rows.append(row)
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+
+
+def mask_in_frame(mask: Tensor, seen: Box, width: int, height: int) -> Tensor:
+    """A mask ``(H, W)`` in pixels of the original as ``(height, width)`` bool of what the network sees.
+
+    Each pixel takes the value of the original's pixel that its centre falls into; outside the original it is False.
+    """
+    x = (seen[0] + (torch.arange(width) + 0.5) * (seen[2] - seen[0]) / width).floor().long()
+    y = (seen[1] + (torch.arange(height) + 0.5) * (seen[3] - seen[1]) / height).floor().long()
+    rows, columns = mask.shape
+    shown = (mask != 0)[y.clamp(0, rows - 1)][:, x.clamp(0, columns - 1)]
+    inside = ((y >= 0) & (y < rows))[:, None] & ((x >= 0) & (x < columns))[None]
+    return shown & inside

@@ -35,11 +35,13 @@ def exchange_curve(
     steps: int,
     outputs: Outputs,
     batch_size: int,
+    ranks: Tensor | None = None,
 ) -> Curve:
     """Curve from ``start`` to ``end`` (both (N, C, *S)), pixels going over highest heatmap value (N, *S) first.
 
     ``steps`` equal portions (to whole pixels) give ``steps + 1`` points; the area is by the trapezoidal rule over the
     share of pixels, so a score that is 1 throughout gives 1. Ties: see :func:`~squeezecam.metrics.ranking.pixel_ranks`.
+    ``ranks`` is what that gives, scattered, where it is at hand.
     """
     maps = maps_for_inputs(heatmap, start, rank=None)
     samples, pixels = maps.shape[0], math.prod(maps.shape[1:])
@@ -47,7 +49,7 @@ def exchange_curve(
     if not 1 <= steps <= pixels:
         raise InputError(f"steps is {steps}, expected 1 to {pixels}, the number of pixels of heatmap and inputs")
     start, end = start.detach(), end.detach()
-    ranks = pixel_ranks(maps, scattered=True).to(start.device)
+    ranks = (pixel_ranks(maps, scattered=True) if ranks is None else ranks).to(start.device)
     counts = pixel_counts(pixels, torch.arange(steps + 1) / steps).to(start.device)
 
     def build(first: int, last: int) -> Tensor:

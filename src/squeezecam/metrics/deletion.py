@@ -30,6 +30,7 @@ def deletion(
     batch_size: int = 64,
     kernel: int = 11,
     sigma: float = 5.0,
+    ranks: Tensor | None = None,
 ) -> Curve:
     """Deletion curve and its area (N,) in [0, 1] for probabilities. Lower is better.
 
@@ -38,4 +39,6 @@ def deletion(
     gives NaN.
     """
     end = baseline(inputs, base, kernel=kernel, sigma=sigma)
-    return exchange_curve(predict, inputs, end, heatmap, target, steps=steps, outputs=outputs, batch_size=batch_size)
+    return exchange_curve(
+        predict, inputs, end, heatmap, target, steps=steps, outputs=outputs, batch_size=batch_size, ranks=ranks
+    )

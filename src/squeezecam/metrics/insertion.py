@@ -30,6 +30,7 @@ def insertion(
     batch_size: int = 64,
     kernel: int = 11,
     sigma: float = 5.0,
+    ranks: Tensor | None = None,
 ) -> Curve:
     """Insertion curve and its area (N,) in [0, 1] for probabilities. Higher is better.
 
@@ -44,9 +45,12 @@ def insertion(
         base: the picture to start from; the paper's is ``blur``, with ``kernel`` and ``sigma`` in pixels.
         outputs: ``logits`` (a softmax is applied), ``probabilities`` or ``scores``.
         batch_size: most pictures per call of ``predict``.
+        ranks: ``pixel_ranks(heatmap, scattered=True)``, where it is at hand.
 
     Raises:
         InputError: shapes that do not fit, an unknown base, steps out of range.
     """
     start = baseline(inputs, base, kernel=kernel, sigma=sigma)
-    return exchange_curve(predict, start, inputs, heatmap, target, steps=steps, outputs=outputs, batch_size=batch_size)
+    return exchange_curve(
+        predict, start, inputs, heatmap, target, steps=steps, outputs=outputs, batch_size=batch_size, ranks=ranks
+    )

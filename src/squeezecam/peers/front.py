@@ -87,7 +87,7 @@ class Front(nn.Module):
         features = layout.unpack(tensor, batch, self.place.grid)
         if torch.is_grad_enabled() and not features.requires_grad:  # frozen weights: the gradient begins here
             features = features.detach().requires_grad_()
-        return _repacked(layout, tensor, self.tap(features).clone())
+        return repacked(layout, tensor, self.tap(features).clone())
 
 
 def picture_of(inputs: Any) -> tuple[tree.Path, Tensor]:
@@ -118,7 +118,7 @@ def _extra(layout: Layout) -> bool:
     return any(axis.before or axis.after for axis in layout.axes)
 
 
-def _repacked(layout: Layout, tensor: Tensor, features: Tensor) -> Tensor:
+def repacked(layout: Layout, tensor: Tensor, features: Tensor) -> Tensor:
     """``features (N, C, *S)`` back in the place of those in ``tensor``, extra tokens kept."""
     bare = Layout(layout.text, tuple(replace(axis, before=0, after=0) for axis in layout.axes))
     packed = bare.pack(features).to(tensor.dtype)

@@ -39,10 +39,13 @@ def available(method: MapMethod) -> bool:
     return method.library is None or importlib.util.find_spec(method.library) is not None
 
 
-def choose(names: str | Iterable[str | MapMethod]) -> list[MapMethod]:
+def choose(names: str | Iterable[str | MapMethod], *, own: Iterable[str] | None = None) -> list[MapMethod]:
     """Methods from names, names of groups (see ``GROUPS``), a comma-separated list of both, or methods of one's own.
 
     Case, blanks and hyphens do not matter: ``GradCAM`` is ``grad-cam``. Order as given, each once.
+
+    Groups hold those of squeezecam's own methods that ``own`` names: what a model allows, see
+    :func:`squeezecam.methods.usable`. None: all.
 
     Raises:
         InputError: an unknown name.
@@ -51,18 +54,19 @@ def choose(names: str | Iterable[str | MapMethod]) -> list[MapMethod]:
     listed = names.split(",") if isinstance(names, str) else list(names)
     chosen: dict[str, MapMethod] = {}
     for entry in listed:
-        for method in [entry] if isinstance(entry, MapMethod) else _named(entry):
+        for method in [entry] if isinstance(entry, MapMethod) else _named(entry, own):
             chosen.setdefault(method.name, method)
     if not chosen:
         raise InputError(f"no methods given; there are {', '.join(registry())}")
     return list(chosen.values())
 
 
-def _named(name: str) -> list[MapMethod]:
+def _named(name: str, own: Iterable[str] | None) -> list[MapMethod]:
     known = registry()
+    allowed = set(known) if own is None else set(own)
     plain = _plain(name)
     if plain == "own":
-        return [m for m in known.values() if m.kind == "own"]
+        return [m for m in known.values() if m.kind == "own" and m.name in allowed]
     if plain == "peers":
         return [m for m in known.values() if m.kind == "peer" and not m.slow]
     if plain == "controls":
@@ -70,7 +74,7 @@ def _named(name: str) -> list[MapMethod]:
     if plain == "slow":
         return [m for m in known.values() if m.slow]
     if plain == "all":
-        return list(known.values())
+        return [m for m in known.values() if m.kind != "own" or m.name in allowed]
     for method in known.values():
         if plain in (_plain(method.name), _plain(method.label)):
             return [method]

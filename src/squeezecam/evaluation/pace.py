@@ -1,0 +1,57 @@
+"""How pictures go through the model fastest, with the same answers: how many at a time, and how they lie in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from squeezecam.errors import InputError
+from squeezecam.evaluation.subject import Subject
+
+AT_ONCE = 4 * 3 * 224 * 224
+"""Values of pictures in one pass on a CPU. Four of 224 pixels stay in the cache with their activations: a MobileNetV2
+takes 16 ms a picture, and 24 to 38 ms in batches of 8 or 16 (one core)."""
+FEWEST = 4
+TOLERANCE = 1e-3
+"""Largest difference of an answer, of the answers' range, that another order of the same sums can make."""
+
+
+def paced(subject: Subject, pictures: Tensor, batch_size: int) -> tuple[Subject, int]:
+    """The same subject with its pictures laid out for speed, and how many to take at a time.
+
+    On a CPU convolutions run up to twice as fast with channels last, where the model takes that (``view`` may not) and
+    says the same. The choice rests on the pictures and the model, not on a clock, so that a run that goes on after an
+    interruption makes it again.
+
+    Args:
+        subject: the model.
+        pictures: some, ``(N, C, H, W)``, on its device.
+        batch_size: most pictures in one pass.
+
+    """
+    if pictures.device.type != "cpu":
+        return subject, batch_size
+    size = min(batch_size, max(FEWEST, AT_ONCE // max(1, pictures[0].numel())))
+    faster = replace(subject, make_inputs=_ChannelsLast(subject.make_inputs))
+    some = pictures[:2]
+    plain = subject.predict(some)
+    try:
+        answers = faster.predict(some)
+    except InputError:
+        return subject, size
+    span = float(plain.amax() - plain.amin())
+    same = answers.shape == plain.shape and bool(((answers - plain).abs() <= TOLERANCE * span).all())
+    return (faster if same else subject), size
+
+
+class _ChannelsLast:
+    """``make_inputs`` on pictures whose channels lie together in memory."""
+
+    def __init__(self, make_inputs: Any) -> None:
+        self.make_inputs = make_inputs
+
+    def __call__(self, batch: Tensor) -> Any:
+        return self.make_inputs(batch.contiguous(memory_format=torch.channels_last))
