@@ -70,7 +70,8 @@ class AvaFolder:
             raise InputError(f"fill is {fill!r}; expected 'hold' or 'zeros'")
         if unknown := [name for name in self.require if name not in STREAMS]:
             raise InputError(f"require names {unknown}; expected any of {STREAMS}")
-        self.entities = entities(read_rows(annotations or self.root / "csv" / f"{split}_orig.csv"))
+        self.annotations = Path(annotations or self.root / "csv" / f"{split}_orig.csv")
+        self.entities = entities(read_rows(self.annotations))
         self.rates = _read_rates(self.root / "csv" / f"{split}_loader.csv")
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from squeezecam.data.archive import Archive
 from squeezecam.data.pixels import DEFAULT_MAX_PIXELS, SUFFIXES, WHITE, display, read_image, to_rgb
+from squeezecam.data.spec import Spec, parse
 from squeezecam.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ImageSource:
         label: for people: the path, or ``archive.npz[3]``.
         path: the file that the picture is in.
         index: its place in an ``.npz`` archive; None for a picture file.
-        target: its entry of the archive's ``labels``; None where there is none.
+        target: its entry of the archive's ``labels``, or its one class in a data set; None where there is none.
     """
 
     name: str
@@ -59,6 +60,7 @@ def find_images(
     *,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     background: tuple[int, int, int] = WHITE,
+    fitting: bool = False,
 ) -> list[ImageSource]:
     """List the pictures that ``sources`` name, in the order given.
 
@@ -68,17 +70,19 @@ def find_images(
     * a folder, searched with its subfolders for the known suffixes, sorted naturally (``2.jpg`` before ``10.jpg``),
       hidden files left out;
     * a pattern that the shell did not expand: ``"photos/*.jpg"``, with ``**`` for subfolders;
-    * an ``.npz`` archive: see `squeezecam.data.archive.Archive`.
+    * an ``.npz`` archive: see `squeezecam.data.archive.Archive`;
+    * a data set, ``"cub:FOLDER"`` or ``"cub@train:FOLDER"``: see `squeezecam.data.sets.open_set`, also for
+      what ``fitting`` means for one.
 
     Raises:
-        InputError: no source, a folder or pattern without pictures, or an archive that cannot be used.
+        InputError: no source, a folder or pattern without pictures, an archive or a data set that cannot be used.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not given:
         raise InputError("no images given; give files, folders, patterns such as 'photos/*.jpg', or an .npz archive")
     found: list[ImageSource] = []
     for source in given:
-        found.extend(_expand(source, max_pixels, background))
+        found.extend(_expand(source, max_pixels, background, fitting))
     return _with_unique_names(found)
 
 
@@ -99,11 +103,15 @@ def safe_name(text: str) -> str:
 
 
 def _expand(
-    source: str | os.PathLike[str], max_pixels: int | None, background: tuple[int, int, int]
+    source: str | os.PathLike[str], max_pixels: int | None, background: tuple[int, int, int], fitting: bool
 ) -> Iterator[ImageSource]:
     text = os.fspath(source)
     if not text:
         raise InputError("an empty file name was given as image")
+    spec = parse(text)
+    if spec is not None:
+        yield from _set_sources(spec, max_pixels, background, fitting)
+        return
     path = Path(text).expanduser()
     if path.is_dir():
         files = _in_folder(path)
@@ -133,6 +141,17 @@ def _archive_sources(path: Path, max_pixels: int | None, background: tuple[int, 
     for index, target in enumerate(archive.targets):
         label = f"{display(path)}[{index}]"
         yield ImageSource(f"{stem}_{index:0{digits}d}", label, path, index, target, partial(archive.read, index))
+
+
+def _set_sources(
+    spec: Spec, max_pixels: int | None, background: tuple[int, int, int], fitting: bool
+) -> Iterator[ImageSource]:
+    from squeezecam.data.sets import open_set
+
+    found = open_set(spec, fitting=fitting)
+    for record in found.records:
+        target = record.labels[0] if len(record.labels) == 1 and not found.multilabel else None
+        yield replace(_file_source(record.path, max_pixels, background), target=target)
 
 
 def _looked_for() -> str:
