@@ -19,6 +19,8 @@ from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
 from squeezecam.module import Squeeze
+from squeezecam.stored_readout import readout_records, readout_tensors, readouts_from
+from squeezecam.stored_refiner import put_refiners, refiner_records, refiner_tensors
 
 FORMAT = "squeezecam-adapter/1"
 _RECORD = ("sites", "apply", "hidden", "output", "fit", "model")
@@ -26,7 +28,8 @@ _CHUNK = 1 << 20
 
 
 def save(squeeze: Squeeze, path: str | Path) -> None:
-    """Write the blocks, a head that was trained with them, the sites, the fit's settings and the model's fingerprint.
+    """Write blocks, class read-outs and refiners, a head that was trained with them, sites, settings of the fit and the
+    model's fingerprint.
 
     Raises:
         InputError: the file cannot be written; an older one stays as it was.
@@ -40,6 +43,8 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
     changed = [_clean_name(name) for name in squeeze.fit_info.get("trained", [])]
     state = _clean(squeeze.model.state_dict())
     tensors.update({f"model.{name}": state[name] for name in changed})
+    tensors.update(readout_tensors(squeeze))
+    tensors.update(refiner_tensors(squeeze))
     about = {
         "format": FORMAT,
         "sites": {stream: _site_record(squeeze, stream) for stream in squeeze.places},
@@ -48,6 +53,8 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "hidden": {stream: squeeze.block(stream).hidden for stream in squeeze.places},
         "output": squeeze.default_output,
         "fit": squeeze.fit_info,
+        "readouts": readout_records(squeeze),
+        "refiners": refiner_records(squeeze),
         "model": fingerprint(squeeze.model, without=changed),
     }
     alone = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # tied ones too
@@ -88,6 +95,8 @@ def load(
         squeeze = attach(model, example, at=at, apply=apply or about["apply"], gates=gates)
         for stream in at:
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
+        squeeze.set_readouts(readouts_from(squeeze, about.get("readouts", []), tensors, Path(path)))
+        put_refiners(squeeze, about.get("refiners", []), tensors, Path(path))
     squeeze.fit_info = about["fit"]
     if about["output"] in squeeze.outputs:
         squeeze.default_output = about["output"]

@@ -60,6 +60,24 @@ def suited_aggregate(features: Tensor) -> str:
     return "contrast" if float(negative) > BALANCED else "positive"
 
 
+def principal(features: Tensor, steps: int = 24) -> Tensor:
+    """Where the features vary together most: their first principal component over the positions, ``(N, *S)``, signed.
+
+    Positive is the side with more energy. By power iteration from the energy, so that it runs on any grid and exports;
+    Eigen-CAM (Muhammad and Yeasin, IJCNN 2020, arXiv 2008.00299) is the same by a decomposition, its sign left open.
+    """
+    flat = at_least_float32(features).flatten(2)
+    centred = flat - flat.mean(2, keepdim=True)
+    energy = flat.square().sum(1)
+    energy = energy - energy.mean(1, keepdim=True)
+    found = energy
+    for _ in range(steps):
+        found = torch.bmm(torch.bmm(found[:, None], centred.transpose(1, 2)), centred)[:, 0]
+        found = found / found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+    side = (found * energy).sum(1, keepdim=True)
+    return torch.where(side < 0, -found, found).view(features.shape[0], *features.shape[2:])
+
+
 def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     """``sum_c w_c u_c(x)``: features ``(N, C, ...)`` and weights ``(N, C)`` to ``(N, ...)``, in at least float32."""
     flat = at_least_float32(features).flatten(2)

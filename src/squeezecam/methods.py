@@ -13,6 +13,8 @@ from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import InputError
 from squeezecam.frames import fold_time, unfold_time
 from squeezecam.head import Head
+from squeezecam.readout import ReadoutHead
+from squeezecam.refiner import focused_map, refined_map
 from squeezecam.targets import Target
 
 if TYPE_CHECKING:
@@ -21,33 +23,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe for one map: channel score, keep rule, aggregation (None: by the signs of the features)."""
+    """A recipe for one map: channel score, keep rule, aggregation (None: by the signs of the features), enlarging."""
 
     name: str
     score: str
     keep: str | vector.KeepRule
     aggregate: str | None
+    upsample: str = "bicubic"
+
+    @property
+    def needs_refiner(self) -> bool:
+        """Whether the map is made by a fitted refiner."""
+        return self.aggregate in ("refined", "focus")
 
     @property
     def of_class(self) -> bool:
         """Whether the map depends on a class."""
-        return "class" in (self.score, self.aggregate)
+        return "class" in (self.score, self.aggregate) or self.needs_refiner
 
 
 METHODS = {
     "published": Method("published", "gate", "zscore", None),
     "contribution": Method("contribution", "contribution", "zscore", None),
-    "class": Method("class", "class", "all", "class"),
+    "class": Method("class", "class", "all", "class", "linear"),
+    "refined": Method("refined", "class", "all", "refined", "linear"),
+    "focus": Method("focus", "class", "all", "focus", "linear"),
 }
 
 
-def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None) -> str:
-    """What ``None`` stands for: the published map of a fitted block, the class map where the head is known otherwise.
+def usable(squeeze: Squeeze, output: str | None = None) -> list[str]:
+    """Names of the methods that this model allows as it is: class evidence needs a head, the refined map a refiner."""
+    evidence, refiner = squeeze.evidence(output), squeeze.refiner(output)
+    return [
+        name
+        for name, method in METHODS.items()
+        if not method.of_class or (evidence is not None and (refiner is not None or not method.needs_refiner))
+    ]
 
-    The class map needs no fit, and it is the one that a target changes.
+
+def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None) -> str:
+    """What ``None`` stands for: the refined map where there is a refiner, else the published map of a fitted block,
+    else the class map where the head is known. ``docs/evidence.md`` has the figures that this order rests on.
+
+    The class map of a known head needs no fit, and it is the one that a target changes; that of a read-out is shown
+    where a target is given.
     """
-    if squeeze.head(output) is None:
+    if squeeze.evidence(output) is None:
         return "published"
+    if squeeze.refiner(output) is not None:
+        return "refined"
     return "published" if target is None and squeeze.fitted else "class"
 
 
@@ -71,17 +95,31 @@ def recipe_for(
     recipe = replace(chosen, **changed, name=", ".join([chosen.name, *said]))  # type: ignore[arg-type]
     for kind, value, known in (
         ("score", recipe.score, vector.SCORES),
-        ("aggregation", recipe.aggregate or "mean", (*heatmap.AGGREGATES, "class")),
+        ("aggregation", recipe.aggregate or "mean", (*heatmap.AGGREGATES, "class", "refined", "focus")),
     ):
         if value not in known:
             raise InputError(f"unknown {kind} '{value}'; expected one of {', '.join(known)}")
     vector.keep_rule(recipe.keep)
-    if recipe.of_class and squeeze.head(output) is None:
+    if not recipe.of_class:
+        return recipe
+    if recipe.needs_refiner and squeeze.refiner(output) is None:
         raise InputError(
-            f"class evidence needs a classification layer of a known form after the map; that of output '{output}' is "
-            "not: use method='published' or 'contribution'"
+            f"the map '{recipe.aggregate}' of output '{output}' needs a refiner, which squeeze.refine(batches) fits "
+            "(squeezecam fit --refine): use method='class' without one"
         )
-    return recipe
+    evidence = squeeze.evidence(output)
+    if evidence is None:
+        raise InputError(
+            f"class evidence needs a classification layer of a known form after the map, which that of output "
+            f"'{output}' is not, or a read-out, which squeeze.fit(batches) makes: fit, or use method='published' or "
+            "'contribution'"
+        )
+    return replace(recipe, name=f"{recipe.name}, {said_of(evidence)}") if said_of(evidence) else recipe
+
+
+def said_of(evidence: Head | ReadoutHead) -> str:
+    """What stands beside a method's name where its evidence is fitted: ``read-out R² = 0.86``."""
+    return f"read-out R² = {evidence.r2:.2f}" if isinstance(evidence, ReadoutHead) else ""
 
 
 def native_maps(
@@ -90,14 +128,22 @@ def native_maps(
     """Native maps ``(N, K, *S)`` for K targets, and the kept channels of the first."""
     if chosen.of_class and targets is None:
         raise InputError(f"class evidence needs an output with classes; '{output}' has none")
-    rule, head = vector.keep_rule(chosen.keep), squeeze.head(output)
+    rule, head = vector.keep_rule(chosen.keep), squeeze.evidence(output, stream)
     gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
     in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
     maps, kept = [], []
     goals = [None] if targets is None else list(targets.unbind(1))
     for goal in goals if chosen.of_class else goals[:1]:
         kept.append(rule(_score(squeeze, head, chosen.score, seen, gates, in_path, goal)))
-        if chosen.aggregate == "class":
+        if chosen.needs_refiner:
+            refiner = squeeze.refiner(output)
+            assert refiner is not None
+            assert head is not None
+            assert goal is not None
+            features = _scaled(seen.features, in_path)
+            mask = refined_map(refiner, head, squeeze.model, features, goal)
+            maps.append(mask if chosen.aggregate == "refined" else focused_map(features, mask))
+        elif chosen.aggregate == "class":
             assert head is not None
             assert goal is not None
             maps.append(_class_map(squeeze, head, seen.features, in_path, kept[-1], goal))
@@ -126,8 +172,21 @@ def frame_maps(
     return clips, vector.Kept(kept.mask.unflatten(0, (n, frames)), fallback.any(1), tied.all(1))
 
 
+def channel_scores(squeeze: Squeeze, seen: Capture, output: str, chosen: Method, goal: Tensor) -> Tensor:
+    """What a method ranks the channels by, ``(N, C)``, for the classes ``goal (N,)``."""
+    gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
+    in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
+    return _score(squeeze, squeeze.head(output), chosen.score, seen, gates, in_path, goal)
+
+
 def _score(
-    squeeze: Squeeze, head: Head | None, score: str, seen: Capture, gates: Tensor, in_path: Tensor, goal: Tensor | None
+    squeeze: Squeeze,
+    head: Head | ReadoutHead | None,
+    score: str,
+    seen: Capture,
+    gates: Tensor,
+    in_path: Tensor,
+    goal: Tensor | None,
 ) -> Tensor:
     if score == "gate":
         return gates
@@ -139,9 +198,9 @@ def _score(
 
 
 def _class_map(
-    squeeze: Squeeze, head: Head, features: Tensor, in_path: Tensor, kept: vector.Kept, goal: Tensor
+    squeeze: Squeeze, head: Head | ReadoutHead, features: Tensor, in_path: Tensor, kept: vector.Kept, goal: Tensor
 ) -> Tensor:
-    if head.kind == "conv":
+    if head.kind in ("conv", "readout"):  # not linear in the features as they come
         return head.class_map(squeeze.model, _scaled(features, in_path * kept.mask), goal)
     weights = head.channel_weights(squeeze.model, _scaled(features, in_path), goal)
     return heatmap.weighted_sum(head.evidence_features(features), weights * in_path * kept.mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +19,14 @@ from squeezecam.errors import InputError, SiteError, SqueezeWarning
 from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
+from squeezecam.readout import Readout, ReadoutHead
+from squeezecam.refiner import Refiner
 from squeezecam.tap import Handler, evaluating, tapped
 
 if TYPE_CHECKING:
     from squeezecam.explanation import Explanation
     from squeezecam.fit import FitReport
+    from squeezecam.fit.refining import RefineReport
 
 Apply = Literal["observe", "gate"]
 
@@ -72,6 +75,8 @@ class Squeeze(nn.Module):
         self.fit_info: dict[str, Any] = {}
         self.candidates: list[Candidate] = []
         self.classifiers: dict[str, str | None] = {}
+        self._readouts = nn.ModuleList()
+        self._refiners = nn.ModuleList()
 
     # --- passes -------------------------------------------------------------------------------------
 
@@ -179,6 +184,12 @@ class Squeeze(nn.Module):
 
         return fit(self, batches, **options)
 
+    def refine(self, batches: Any, **options: Any) -> RefineReport:
+        """Fit the refiner of the class map, without labels; see :func:`squeezecam.fit.refining.refine`."""
+        from squeezecam.fit.refining import refine
+
+        return refine(self, batches, **options)
+
     def save(self, path: Any) -> None:
         """Write blocks, site, settings and the model's fingerprint; see :func:`squeezecam.adapter.save`."""
         from squeezecam.adapter import save
@@ -214,6 +225,42 @@ class Squeeze(nn.Module):
         """The verified formula of an output's classification layer, or None."""
         return self.heads.get(self.output_name(output))
 
+    @property
+    def readouts(self) -> dict[str, Readout]:
+        """Fitted class read-outs of outputs whose classification layer is of no known form."""
+        return {readout.output: readout for readout in self._readouts if isinstance(readout, Readout)}
+
+    def set_readouts(self, readouts: Iterable[Readout]) -> None:
+        """Put these read-outs in the place of those there are."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        self._readouts = nn.ModuleList(readouts).to(device).train(self.training)
+
+    def refiner(self, output: str | None = None) -> Refiner | None:
+        """The fitted refiner of an output, or None."""
+        name = self.output_name(output)
+        return next((refiner for refiner in self.refiners if refiner.output == name), None)
+
+    @property
+    def refiners(self) -> list[Refiner]:
+        """The fitted refiners, one per output at most."""
+        return [refiner for refiner in self._refiners if isinstance(refiner, Refiner)]
+
+    def set_refiner(self, refiner: Refiner) -> None:
+        """Put this refiner in the place of the one of its output."""
+        others = [known for known in self.refiners if known.output != refiner.output]
+        self._refiners = nn.ModuleList([*others, refiner.eval().requires_grad_(False)])  # none of a training's business
+
+    def evidence(self, output: str | None = None, stream: str | None = None) -> Head | ReadoutHead | None:
+        """What gives the evidence for a class: the verified formula, else the fitted read-out of ``stream``, or None.
+
+        ``stream`` is the first one by default.
+        """
+        name = self.output_name(output)
+        readout = self.readouts.get(name)
+        if name in self.heads or readout is None:
+            return self.heads.get(name)
+        return readout.get(stream if stream is not None else next(iter(self.places)))
+
     def output_name(self, output: str | None) -> str:
         """``output`` checked, or the default."""
         if output is None:
@@ -235,10 +282,11 @@ class Squeeze(nn.Module):
             added = sum(p.numel() for p in self.block(stream).parameters())
             lines.append(f"{stream}: {place.describe()}, {added:,} parameters added")
         for name in self.outputs:
-            head = self.heads.get(name)
+            head = self.evidence(name)
             lines.append(
                 f"head of '{name}': {head.describe() if head else 'not one of the known forms, no exact class map'}"
             )
+        lines += [refiner.describe() for refiner in self.refiners]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -12,7 +12,8 @@ from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
-from squeezecam.sizes import input_size
+from squeezecam.refiner import focused_map, refined_map
+from squeezecam.sizes import enlarged, input_size
 from squeezecam.tap import by_keyword
 
 
@@ -45,11 +46,18 @@ class Plain(nn.Module):
         self.method = method or default_method(squeeze, target=target)
         if self.method not in METHODS:
             raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-        self.head = squeeze.head()
-        if self.method == "class" and self.head is None:
-            raise InputError("the class map needs a classification layer of a known form; use method='published'")
+        self.head = squeeze.evidence()
+        needed = METHODS[self.method].needs_refiner
+        self.refiner = squeeze.refiner() if needed else None
+        if needed and self.refiner is None:
+            raise InputError(f"the map '{self.method}' needs a refiner, which squeeze.refine(batches) fits")
+        if METHODS[self.method].of_class and self.head is None:
+            raise InputError(
+                "the class map needs a classification layer of a known form, or a read-out, which squeeze.fit(batches) "
+                "makes: fit, or use method='published'"
+            )
         if target is not None and self.head is not None:
-            classes = len(self.head.matrix(squeeze.model))
+            classes = len(self.head.offsets(squeeze.model))
             if not 0 <= target < classes:
                 raise InputError(f"the target must lie in 0..{classes - 1}, got {target}")
         if self.place.call or not self.place.last:
@@ -74,21 +82,19 @@ class Plain(nn.Module):
             module.register_forward_hook(self._after)
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        named = by_keyword(self.place)
-        new = self._serve(kwargs if named else args)
-        return None if new is None else (args, new) if named else (new, kwargs)
+        return self._serve(kwargs if by_keyword(self.place) else args, (args, kwargs))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        return self._serve(output)
+        return self._serve(output, output)
 
-    def _serve(self, value: Any) -> Any:
+    def _serve(self, value: Any, within: Any) -> Any:
         tensor = tree.get(value, self.place.item)
         features = self.place.layout.unpack(tensor, self._batch[0], self.place.grid)
         gates = self.block.gates(squeeze_positions(features))
         self._box.append((features.clone(memory_format=torch.contiguous_format), gates))
         if not self.gating:
             return None
-        return tree.replace(value, self.place.item, self.place.layout.scale(tensor, gates / IDENTITY_GATE))
+        return tree.replace_tensor(within, tensor, self.place.layout.scale(tensor, gates / IDENTITY_GATE))
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
         """The model's output, the heatmap at the input's size, and the SE vectors ``(N, C)``."""
@@ -99,16 +105,19 @@ class Plain(nn.Module):
         size = input_size(self.place, self.input_path, (args, kwargs))
         with full_precision(gates.device):
             raw = self._map(features, gates, tree.get(output, self.path))
-        return output, heatmap.upsample(raw, size).clamp_min(0), gates
+        return output, enlarged(raw[:, None], size, METHODS[self.method].upsample)[:, 0], gates
 
     def _map(self, features: Tensor, gates: Tensor, values: Tensor) -> Tensor:
-        if self.method == "class":
+        if METHODS[self.method].of_class:
             assert self.head is not None
             goal = values.argmax(1) if values.ndim == 2 else torch.zeros_like(values, dtype=torch.long)
             if self.target is not None:
                 goal = torch.full_like(goal, self.target)
             in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
+            if self.refiner is not None:
+                mask = refined_map(self.refiner, self.head, self.model, scaled, goal)
+                return focused_map(scaled, mask) if self.method == "focus" else mask
             return self.head.class_map(self.model, scaled, goal)
         score = gates
         if self.method == "contribution":

@@ -14,13 +14,18 @@ from squeezecam.frames import time_axis, valid_frames
 
 
 def enlarged(raw: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
-    """Upsampled and cut at 0: cubic interpolation overshoots, and what is drawn of a class map is its positive part."""
-    large = heatmap.upsample(raw.flatten(0, 1), size, mode).clamp_min(0)
+    """Upsampled and cut at 0: what is drawn of a class map is its positive part.
+
+    Cubic interpolation overshoots, so it is cut afterwards. Linear interpolation is cut before: otherwise evidence
+    against the class next to a hot cell would eat into it.
+    """
+    flat = raw.flatten(0, 1)
+    large = heatmap.upsample(flat.clamp_min(0) if mode == "linear" else flat, size, mode).clamp_min(0)
     return large.view(*raw.shape[:2], *size)
 
 
 def without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
-    """Maps ``(N, K, *S)`` with zeros in the frames beyond ``lengths``."""
+    """Maps ``(N, K, *S)`` with zeros in the frames beyond ``lengths``, or outside such a mask."""
     axis = time_axis(place.layout)
     assert axis is not None
     inside = valid_frames(lengths, len(raw), raw.shape[axis], raw.device)

@@ -1,0 +1,151 @@
+"""The refiner: a few small convolutions that turn class evidence into a mask which the model itself confirms.
+
+The class map says how much each position of the last feature map adds to a class. It says little about where a mask on
+the *picture* should begin and end: a position sees far beyond its cell, and runner-up classes share most of the
+evidence. The refiner learns that difference once, without labels, from what the frozen model answers to masked pictures
+(:mod:`squeezecam.fit.refining`). Explaining stays one forward pass without gradients. Ours; learned masks go back to
+Dabkowski and Gal, NeurIPS 2017, arXiv 1705.07857. Figures and controls are in ``docs/evidence.md``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from squeezecam import heatmap
+from squeezecam.errors import InputError
+from squeezecam.head import Head
+from squeezecam.readout import ReadoutHead
+
+RUNNERS_UP = 5
+_RIM = 0.015
+"""Evidence is squeezed into [_RIM, 1 - _RIM], so that its logit stays finite."""
+
+
+class Refiner(nn.Module):
+    """Features and evidence of one stream to a mask in (0, 1) on a grid ``factor`` times finer.
+
+    At the start the mask is the evidence itself: the mean of the positive class map and of the positive contrast with
+    the runner-up classes, each over its maximum. What is learned is how much of the two, and slope and correction of
+    the logit.
+
+    Args:
+        output: name of the output whose classes are explained.
+        channels: C of the features.
+        width: channels that the features are projected to.
+        hidden: channels of the convolutions.
+        factor: how much finer than the native grid the mask is.
+
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, output: str, channels: int, *, width: int = 8, hidden: int = 16, factor: int = 2) -> None:
+        super().__init__()
+        self.output, self.channels = output, channels
+        self.width, self.hidden, self.factor = width, hidden, factor
+        self.project = nn.Conv2d(channels, width, 1)
+        self.drop = nn.Dropout2d(0.1)
+        self.mix = nn.Conv2d(width + 3, hidden, 3, padding=1)
+        self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
+        self.slope = nn.Parameter(torch.ones(()))
+        self.balance = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.correct.weight)
+        nn.init.zeros_(self.correct.bias if self.correct.bias is not None else self.slope)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def standardise(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take over mean and standard deviation ``(C,)`` of the features in the data."""
+        self.mean.copy_(mean)
+        self.scale.copy_(1 / deviation.clamp_min(1e-6))
+
+    def forward(self, features: Tensor, evidence: Tensor, contrast: Tensor) -> Tensor:
+        """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)``, class map and contrast ``(N, H, W)``, both signed."""
+        energy = features.square().mean(1).sqrt()
+        maps = torch.stack([_over_maximum(evidence), _over_maximum(contrast), _over_maximum(energy)], 1)
+        seen = (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
+        small = torch.cat([maps, self.drop(self.project(seen))], 1)
+        size = (small.shape[2] * self.factor, small.shape[3] * self.factor)
+        fine = F.interpolate(small, size, mode="bilinear", align_corners=False)
+        share = torch.sigmoid(self.balance)
+        start = share * fine[:, 0].relu() + (1 - share) * fine[:, 1].relu()
+        correction = self.correct(F.relu(self.mix(fine)))[:, 0]
+        return torch.sigmoid(self.slope * torch.logit(start * (1 - 2 * _RIM) + _RIM) + correction)
+
+    def scalars(self) -> list[nn.Parameter]:
+        """Slope and balance, which may move faster than the weights."""
+        return [self.slope, self.balance]
+
+    def describe(self) -> str:
+        """One line for people."""
+        count = sum(p.numel() for p in self.parameters())
+        return f"refiner of the class map of '{self.output}', grid x{self.factor}, {count:,} parameters"
+
+
+def refined_map(
+    refiner: Refiner, head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor
+) -> Tensor:
+    """The refined map ``(N, f H, f W)`` of class ``target (N,)``: 0 where the class map is nowhere positive."""
+    features = heatmap.at_least_float32(features)
+    evidence, contrast = evidence_maps(head, model, features, target)
+    some = (evidence.flatten(1).amax(1) > 0).view(-1, 1, 1)
+    dtype = refiner.project.weight.dtype
+    mask = refiner(features.to(dtype), evidence.to(dtype), contrast.to(dtype))
+    return torch.where(some, mask.to(features.dtype), 0.0)
+
+
+def focused_map(features: Tensor, mask: Tensor) -> Tensor:
+    """Where the object is, ``(N, f H, f W)``: the principal component of the features, held to the refined mask.
+
+    ``(p sqrt(m)) ** 1.25`` for the positive part p of the component, over its maximum. The component outlines what
+    stands out, whatever its class; the mask takes out what the class does not rest on.
+    """
+    component = _over_maximum(heatmap.principal(features).relu())
+    fine = F.interpolate(component[:, None], mask.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return (fine * mask.sqrt()) ** 1.25
+
+
+def evidence_maps(
+    head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Signed class map ``(N, H, W)``, and the same less the class maps of the runner-up classes.
+
+    The runners-up are the :data:`RUNNERS_UP` other classes with the highest logits, weighted by their softmax among
+    themselves: up to a factor the direction in which the log-probability of the class rises. Where there is one class,
+    or where classes do not compete (sigmoid), the contrast is the class map.
+    """
+    evidence = head.class_map(model, features, target)
+    logits = head.logits(model, features)
+    if logits.shape[1] < 2 or head.link == "sigmoid":
+        return evidence, evidence
+    others = logits.scatter(1, target[:, None], float("-inf"))
+    best, classes = others.topk(min(RUNNERS_UP, logits.shape[1] - 1), dim=1)
+    shares = best.softmax(1)
+    contrast = evidence
+    for rank in range(classes.shape[1]):
+        contrast = contrast - shares[:, rank].view(-1, 1, 1) * head.class_map(model, features, classes[:, rank])
+    return evidence, contrast
+
+
+def check_refinable(rank: int, output: str) -> None:
+    """Raise unless a map of this rank can be refined."""
+    if rank != 2:
+        raise InputError(
+            f"the refiner is made for maps of height and width; that of output '{output}' has {rank} axes: "
+            "use method='class'"
+        )
+
+
+def _over_maximum(maps: Tensor) -> Tensor:
+    """Each map ``(N, H, W)`` over its largest magnitude."""
+    return maps / maps.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1)
+
+
+def settings(refiner: Refiner) -> dict[str, int]:
+    """What is needed to build it again, beside its output."""
+    return {
+        "channels": refiner.channels, "width": refiner.width, "hidden": refiner.hidden, "factor": refiner.factor,
+    }  # fmt: skip
