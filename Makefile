@@ -25,7 +25,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable ".[vision,hf,peers,video,export,test,dev]"
+	$(PIP) --editable ".[vision,hf,peers,video,export,train,lightning,test,dev]"
 	touch $@ $(VENV)/demo.stamp
 
 clean:

@@ -14,7 +14,7 @@ from squeezecam.block import SEBlock
 from squeezecam.errors import FitError, InputError
 from squeezecam.fit import batches as batching
 from squeezecam.fit import faithful
-from squeezecam.fit.cache import random_windows
+from squeezecam.fit.features import random_windows
 from squeezecam.fit.report import same_prediction, wilson
 from squeezecam.fit.runner import HeadRunner
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from squeezecam import processes
 from squeezecam.errors import FitError, InputError, SqueezeWarning
 from squeezecam.fit import faithful
 from squeezecam.fit import labels as on_labels
 from squeezecam.fit import report as reporting
 from squeezecam.fit.batches import Pick, guess_task
-from squeezecam.fit.cache import Cache, collect
+from squeezecam.fit.cache import Cache
+from squeezecam.fit.collecting import collect
+from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
+from squeezecam.fit.sharing import shared
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
@@ -47,6 +52,8 @@ def fit(
     windows: int = 3,
     seed: int = 0,
     progress: bool | None = None,
+    cache: str | Path | None = None,
+    cache_dtype: str = "float32",
 ) -> FitReport:
     """Fit the blocks in place and report what was measured on samples held out.
 
@@ -68,6 +75,11 @@ def fit(
         windows: squeezed vectors per sample from random windows of the map, beside the whole one.
         seed: of everything random.
         progress: show a progress bar; None: where standard error is a terminal.
+        cache: folder in which the features are kept: an interrupted fit goes on where it stopped, and another fit on
+            the same model and data begins with them. Under ``torchrun`` each process computes a part of the features,
+            with or without a folder (which has to be the same for all), rank 0 fits, and all end with the same blocks.
+        cache_dtype: of squeezed vectors in that folder: ``"float32"``, or ``"float16"`` or ``"bfloat16"`` for half the
+            disk.
 
     Raises:
         FitError: no batches, nothing finite, no labels where they are needed, a head that cannot be run on its own.
@@ -77,65 +89,102 @@ def fit(
     _check(squeeze, objective, train, task, agreement, hold_out)
     output = squeeze.output_name(output)
     device = next((p.device for p in squeeze.parameters()), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(seed)
     started = time.perf_counter()
-    with Progress(progress) as bar, torch.random.fork_rng(devices=[]):
+    processes.join()
+    with Progress(progress if processes.rank() == 0 else False) as bar, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if train == "all" and cache is not None:
+            raise InputError("train='all' changes the features, so that they cannot be kept: leave cache=... out")
         if train == "all":
             return _fit_all(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
         with bar.task("features", _length(batches)) as advance:
-            cache = collect(
+            collected = collect(
                 squeeze,
                 batches,
                 output,
                 inputs=inputs,
                 labels=labels,
-                windows=windows if objective == "faithful" else 0,
-                generator=generator,
+                windows=windows if objective == "faithful" or cache is not None else 0,  # kept ones serve both
+                seed=seed,
                 advance=advance,
                 device=device,
+                folder=cache,
+                dtype=cache_dtype,
             )
-        collected = time.perf_counter()
-        fitting, stopping, held = _split(len(cache), hold_out, generator)
-        task = task or guess_task(cache.values, cache.labels)
-        before = cache.values[held]
-        settings: dict[str, Any] = {}
-        history: list[float] = []
-        if objective == "faithful":
-            with bar.task("fit", None) as advance:
-                settings = faithful.fit_blocks(
-                    squeeze,
-                    cache,
-                    output,
-                    task,
-                    torch.cat([fitting, stopping]),
-                    hidden=hidden,
-                    agreement=agreement,
-                    advance=advance,
-                )
-            trained: list[str] = []
-        else:
-            if cache.labels is None:
-                raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
-            extra = on_labels.head_parameters(squeeze, cache, output) if train == "head" else {}
-            trained = list(extra)
-            settings = {"lr": lr, "epochs": epochs}
-            _start_by_seed(squeeze)
-            with bar.task("fit", epochs) as advance:
-                history = on_labels.train_cached(
-                    squeeze, cache, output, task, fitting, stopping,
-                    extra=list(extra.values()), epochs=epochs, rate=lr, patience=patience,
-                    generator=generator, advance=advance,
+        report: FitReport | None = None
+        with processes.first_only(FitError):
+            if collected is not None:
+                report = _fit_collected(
+                    squeeze, collected, output, task, objective=objective, train=train, hidden=hidden,
+                    agreement=agreement, hold_out=hold_out, epochs=epochs, patience=patience, lr=lr, seed=seed,
+                    bar=bar, started=started,
                 )  # fmt: skip
-        fitted = time.perf_counter()
-        found = _report(squeeze, cache, output, task, held, before, generator)
+        return shared(squeeze, report)
+
+
+def _fit_collected(
+    squeeze: Squeeze,
+    cache: Cache,
+    output: str,
+    task: str | None,
+    *,
+    objective: Objective,
+    train: Train,
+    hidden: int | None,
+    agreement: float,
+    hold_out: float,
+    epochs: int,
+    patience: int,
+    lr: float,
+    seed: int,
+    bar: Progress,
+    started: float,
+) -> FitReport:
+    """The fit itself, on features that are there."""
+    generator = torch.Generator().manual_seed(seed)
+    collected = time.perf_counter()
+    fitting, stopping, held = _split(len(cache), hold_out, generator)
+    task = task or guess_task(cache.values, cache.labels)
+    before = cache.values[held]
+    settings: dict[str, Any] = {}
+    history: list[float] = []
+    if objective == "faithful":
+        with bar.task("fit", None) as advance:
+            readouts, said = read_out(squeeze, cache, held, gated=False)
+            settings = faithful.fit_blocks(
+                squeeze,
+                cache,
+                output,
+                task,
+                torch.cat([fitting, stopping]),
+                hidden=hidden,
+                agreement=agreement,
+                advance=advance,
+            )
+        trained: list[str] = []
+    else:
+        if cache.labels is None:
+            raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
+        extra = on_labels.head_parameters(squeeze, cache, output) if train == "head" else {}
+        trained = list(extra)
+        settings = {"lr": lr, "epochs": epochs}
+        _start_by_seed(squeeze)
+        with bar.task("fit", epochs) as advance:
+            history = on_labels.train_cached(
+                squeeze, cache, output, task, fitting, stopping,
+                extra=list(extra.values()), epochs=epochs, rate=lr, patience=patience,
+                generator=generator, advance=advance,
+            )  # fmt: skip
+        readouts, said = read_out(squeeze, cache, held, gated=squeeze.apply_mode == "gate")
+    fitted = time.perf_counter()
+    found = _report(squeeze, cache, output, task, held, before, generator)
     result = FitReport(
         objective=objective, train=train, task=task, output=output, mode=cache.mode,
         samples=len(fitting) + len(stopping), held_out=len(held), seed=seed, settings=settings, history=history,
         seconds={"features": round(collected - started, 2), "fit": round(fitted - collected, 2)},
-        notes=_notes(squeeze, cache, found), **found,
+        notes=[*_notes(squeeze, cache, found), *said], readouts=readouts, **found,
     )  # fmt: skip
     squeeze.fit_info = {
         "objective": objective, "train": train, "task": task, "output": output,
@@ -209,7 +258,7 @@ def _notes(squeeze: Squeeze, cache: Cache, found: dict[str, Any]) -> list[str]:
     if cache.skipped:
         notes.append(f"{cache.skipped} samples with NaN or infinity were left out")
     if cache.left_out:
-        notes.append(f"{cache.left_out} samples were not cached: the maps would take too much memory")
+        notes.append(f"{cache.left_out} samples were not used: their features would take too much memory")
     if found["fallback"] > 0.05:
         notes.append(
             f"the published rule kept nothing in {found['fallback']:.0%} of the samples, where the top tenth was taken"
@@ -240,18 +289,22 @@ def _fit_all(
 
     def look() -> Cache:
         with bar.task("features", _length(batches)) as advance:
-            return collect(
+            found = collect(
                 squeeze,
                 batches,
                 output,
                 inputs=inputs,
                 labels=labels,
                 windows=0,
-                generator=generator,
+                seed=seed,
                 advance=advance,
                 device=device,
             )
+            assert found is not None  # there is one process
+            return found
 
+    if processes.world() > 1:
+        raise InputError("train='all' runs in one process; for several use squeezecam.training.train")
     if iter(batches) is batches:
         raise FitError("train='all' goes over the data several times: pass a list or a DataLoader, not an iterator")
     first = look()
@@ -270,7 +323,13 @@ def _fit_all(
     same_order = first.labels is not None and cache.labels is not None and torch.equal(first.labels, cache.labels)
     aligned = len(first) == len(cache) and same_order
     found = _report(squeeze, cache, output, chosen, index, first.values if aligned else cache.values, generator)
-    notes = [*_notes(squeeze, cache, found), "accuracy and predictions are on all samples, those trained on included"]
+    held = torch.randperm(len(cache), generator=generator)[: max(2, len(cache) // 5)]
+    readouts, said = read_out(squeeze, cache, held, gated=squeeze.apply_mode == "gate")
+    notes = [
+        *_notes(squeeze, cache, found),
+        *said,
+        "accuracy and predictions are on all samples, those trained on included",
+    ]
     if not aligned:
         notes.append(
             "the batches came in another order the second time: 'before' is the trained model without its block"
@@ -282,6 +341,6 @@ def _fit_all(
     }  # fmt: skip
     return FitReport(
         objective="task", train="all", task=chosen, output=output, mode=cache.mode, samples=len(cache), held_out=0,
-        seed=seed, settings={"epochs": epochs, "lr": lr}, history=history, notes=notes,
+        seed=seed, settings={"epochs": epochs, "lr": lr}, history=history, notes=notes, readouts=readouts,
         seconds={"fit": round(fitted - started, 2)}, **found,
     )  # fmt: skip

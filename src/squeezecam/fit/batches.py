@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from squeezecam import tree
+from squeezecam import loading, tree
 from squeezecam.errors import FitError, InputError
 
 Pick = Callable[[Any], Any]
@@ -68,3 +68,52 @@ def guess_task(values: Tensor, labels: Tensor | None) -> str:
     if labels is not None and labels.ndim == values.ndim:
         return "multi-label" if bool(((labels >= 0) & (labels <= 1)).all()) else "regression"
     return "classification"
+
+
+class Reader:
+    """Batches with their numbers; after :meth:`want` only those that are wanted, where they can be read singly.
+
+    Args:
+        batches: any iterable. A ``DataLoader``, a list or another sequence is read by number; an item None is a batch
+            of which nothing could be read. ``identity()``, where it has one, says what the data are.
+        seed: of the order and of what is drawn while a batch is read.
+
+    """
+
+    def __init__(self, batches: Any, seed: int) -> None:
+        self.batches, self.seed = batches, seed
+        self.wanted: Callable[[int], bool] | None = None
+        self.singly = loading.by_index(batches)
+
+    def want(self, wanted: Callable[[int], bool]) -> None:
+        """From the next batch on, only those for which ``wanted(number)`` is true."""
+        self.wanted = wanted
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        if not self.singly:
+            yield from enumerate(self.batches)
+            return
+        loading.tell_epoch(self.batches, 0)
+        self.order = loading.order_of(self.batches, self.seed, 0)
+        number = 0
+        while number < len(self.order) and self.wanted is None:  # until somebody knows what he wants, one by one
+            yield number, next(iter(loading.read(self.batches, self.order, [number], self.seed, 0)))
+            number += 1
+        wanted = self.wanted
+        if wanted is not None:
+            left = [n for n in range(number, len(self.order)) if wanted(n)]
+            yield from zip(left, loading.read(self.batches, self.order, left, self.seed, 0), strict=True)
+
+    def length(self, seen: int) -> int:
+        """How many batches there are, given that the highest number seen was ``seen - 1``."""
+        return len(self.order) if self.singly else seen
+
+    def identity(self) -> dict[str, Any]:
+        """What is known about the data without reading them."""
+        told = getattr(self.batches, "identity", None)
+        known: dict[str, Any] = {"data": told()} if callable(told) else {}
+        if self.singly:
+            known["batches"] = len(self.order)
+            data: Any = getattr(self.batches, "dataset", None)
+            known["samples"] = len(data) if hasattr(data, "__len__") else None
+        return known

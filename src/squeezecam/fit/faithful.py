@@ -23,6 +23,7 @@ from squeezecam.fit.influence import influence
 from squeezecam.fit.report import gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
 from squeezecam.module import Squeeze
+from squeezecam.ridge import ridge, through_origin
 
 LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
 """Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""
@@ -33,8 +34,6 @@ SINGLE = ((0.7, 1.0),)
 FEW_UNITS = 256
 POWER = 0.5
 """Weight of a channel's usual strength: ``W2 = W * mean(z) ** POWER``."""
-RIDGE = 1.0
-"""Of the small least-squares problems, relative to the mean eigenvalue of ``E[z z^T]``."""
 WIDEST, STEPS = 0.02, 7
 """Largest standard deviation of the gates' logits; steps of the bisection below it."""
 MARGIN = 0.25
@@ -71,9 +70,13 @@ def fit_blocks(
     moved = influence(squeeze, cache, output, fitting) if cache.values.ndim == 3 else {}
     for stream, vectors in vectors_of.items():
         weight, bias = readout(squeeze, vectors_of, values, stream, output, task)
+        strengths = moved[stream] if stream in moved else contrasts(squeeze, cache, stream, output, task)
         if hidden is not None and hidden < len(weight) and not moved:
+            rows = torch.cat([weight, bias[:, None]], 1)
             weight, bias = merged(weight, bias, hidden)
-        first, second = detectors(weight, bias, vectors, moved.get(stream))
+            if strengths is not None:
+                strengths = _merged_alike(strengths, rows, torch.cat([weight, bias[:, None]], 1))
+        first, second = detectors(weight, bias, vectors, strengths)
         squeeze.blocks[stream] = _block(squeeze.block(stream), first, second, vectors)
         settings["hidden"][stream] = len(first)
         advance(1)
@@ -95,7 +98,10 @@ def samples(squeeze: Squeeze, cache: Cache, fitting: Tensor) -> tuple[dict[str, 
     vectors = {stream: z[fitting].float() for stream, z in cache.squeezed.items()}
     values = cache.values[fitting].float()
     if values.ndim != 3:
-        return {s: z.flatten(0, -2) for s, z in vectors.items()}, values.reshape(len(values), -1)
+        values = values.reshape(len(values), -1)
+        flat = {s: z.flatten(0, -2) for s, z in vectors.items()}
+        each = len(next(iter(flat.values()))) // len(values)  # frames, where they have gates of their own
+        return flat, values.repeat_interleave(each, 0)
     frames = values.shape[1]
     layouts = {stream: squeeze.places[stream].layout for stream in vectors}
     if cache.maps and all(time_axis(layout) is not None for layout in layouts.values()):
@@ -103,7 +109,7 @@ def samples(squeeze: Squeeze, cache: Cache, fitting: Tensor) -> tuple[dict[str, 
             grid = squeeze.places[stream].grid
             parts = []
             for chunk in fitting.split(TIMED):
-                features = layout.unpack(cache.maps[stream][chunk].float(), len(chunk), grid)
+                features = layout.unpack(cache.whole(squeeze, stream, chunk), len(chunk), grid)
                 parts.append(squeeze_stream(features, layout, per_frame=True))
             vectors[stream] = torch.cat(parts)
         if all(z.shape[1] == frames for z in vectors.values()):
@@ -126,19 +132,33 @@ def readout(
         weight = head.matrix(squeeze.model).detach().float()
         bias = head.offsets(squeeze.model).detach().float()
     else:
-        usual = values.mean(0)
-        # each stream on its own scale, so that the ridge weighs them alike
-        levels = {s: z.var(0, correction=0).mean().sqrt().clamp_min(1e-12) for s, z in vectors_of.items()}
-        joined = torch.cat([(z - z.mean(0)) / levels[s] for s, z in vectors_of.items()], 1)
-        weights = _solve(joined, values - usual, 1e-2).T.split([z.shape[1] for z in vectors_of.values()], 1)
-        weight = dict(zip(vectors_of, weights, strict=True))[stream] / levels[stream]
-        bias = usual - weight @ vectors.mean(0)
+        joined = ridge(torch.cat(list(vectors_of.values()), 1), values)[0].float()
+        weights = joined.split([z.shape[1] for z in vectors_of.values()], 1)
+        weight = dict(zip(vectors_of, weights, strict=True))[stream]
+        bias = values.mean(0) - weight @ vectors.mean(0)
     if len(weight) == 1:
         offset = -(vectors @ weight[0]).mean()
         return torch.cat([weight, -weight]), torch.stack([offset, -offset])
     if task == "classification":
         return weight - weight.mean(0), bias - bias.mean()
     return weight, bias
+
+
+def contrasts(squeeze: Squeeze, cache: Cache, stream: str, output: str, task: str) -> Tensor | None:
+    """What every channel says for each class ``(K, C)`` by the read-out of contrasts, or None where there is none.
+
+    Features that are negative as often as positive are shown by their contrast, so that is what the gates have to rank
+    them by: a channel whose plain mean tells the class need not stand out where the evidence is.
+    """
+    found = squeeze.readouts.get(output)
+    head = None if found is None else found.get(stream)
+    if head is None or head.pool != "contrast":
+        return None
+    usual = torch.cat([z.flatten(0, -2) for z in cache.evidence.vectors[stream]]).float().abs().mean(0)
+    usual = usual.clamp_min(0.05 * usual.mean())
+    weight = head.weight - head.weight.mean(0) if task == "classification" and len(head.weight) > 1 else head.weight
+    rows = (weight.float() * usual**POWER).unflatten(1, (2, -1)).sum(1)
+    return torch.cat([rows, -rows]) if len(rows) == 1 else rows
 
 
 def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -152,8 +172,8 @@ def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor |
     vectors = vectors.float()
     strength = vectors.abs().mean(0)
     strength = strength.clamp_min(0.05 * strength.mean())
-    rows = weight + bias[:, None] * _solve(vectors, vectors.new_ones(len(vectors)))
-    winner = _solve(vectors, (vectors @ rows.T).amax(1))
+    rows = weight + bias[:, None] * through_origin(vectors, vectors.new_ones(len(vectors)))
+    winner = through_origin(vectors, (vectors @ rows.T).amax(1))
     columns = (weight * strength**POWER).T if strengths is None else strengths.T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
     ladder = PAIR if len(weight) == 2 else LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
@@ -172,6 +192,14 @@ def merged(weight: Tensor, bias: Tensor, count: int, rounds: int = 25) -> tuple[
         sizes = torch.bincount(nearest, minlength=count).to(rows)[:, None]
         centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
     return centres[:, :-1], centres[:, -1]
+
+
+def _merged_alike(strengths: Tensor, rows: Tensor, centres: Tensor) -> Tensor:
+    """``strengths (K, C)`` averaged over the groups that ``rows`` fall into."""
+    normalised = torch.nn.functional.normalize
+    nearest = (normalised(rows, dim=1) @ normalised(centres, dim=1).T).argmax(1)
+    sums = strengths.new_zeros(len(centres), strengths.shape[1]).index_add_(0, nearest, strengths)
+    return sums / torch.bincount(nearest, minlength=len(centres)).to(sums).clamp_min(1)[:, None]
 
 
 def _block(old: SEBlock, first: Tensor, second: Tensor, vectors: Tensor) -> SEBlock:
@@ -215,13 +243,3 @@ def _widest(
         middle = math.sqrt(low * high)
         low, high = (middle, high) if keeps(middle) else (low, middle)
     return low
-
-
-def _solve(vectors: Tensor, target: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Ridge without intercept, ``vectors r ~ target``; ``ridge`` is relative to the mean eigenvalue."""
-    vectors, target = vectors.double(), target.double()
-    gram = vectors.T @ vectors / len(vectors)
-    level = gram.diagonal().mean().clamp_min(1e-12)
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solved: Tensor = torch.linalg.solve(gram + ridge * level * identity, vectors.T @ target / len(vectors))
-    return solved.float()

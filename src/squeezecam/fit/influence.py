@@ -47,7 +47,7 @@ def influence(squeeze: Squeeze, cache: Cache, output: str, fitting: Tensor) -> d
                 decided[0]
             )
             moved = fold_time(moved, place.layout) if per_frame else moved
-            size = moved.flatten(2).sum(2).abs().sqrt()
+            size = (moved.flatten(2).sum(2) if moved.ndim > 2 else moved).abs().sqrt()  # one vector a frame, or maps
             wanted = decided.flatten() if per_frame else decided.float().mean(1).round().long()
             sums[stream].index_add_(0, wanted, size)
             frames[stream].index_add_(0, wanted, torch.ones_like(size[:, 0]))

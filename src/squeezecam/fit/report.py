@@ -32,6 +32,8 @@ class FitReport:
         stability: overlap (Jaccard) of the channels kept for a sample and for the same sample with 5 % noise on its
         squeezed vector.
         seconds: of the feature pass and of the fit itself.
+        readouts: for every output whose classification layer is no known form: R² of the class read-out on the samples
+        held out (``r2``), and what it squeezes (``pools``, per stream).
 
     """
 
@@ -55,6 +57,7 @@ class FitReport:
     accuracy_after: float | None = None
     history: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    readouts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as plain values, for JSON."""
@@ -78,6 +81,12 @@ class FitReport:
             name = "R²" if self.task == "regression" else "accuracy"
             lines.append(
                 f"{name} on held-out labels: {self.accuracy_before:.4f} before, {self.accuracy_after:.4f} after"
+            )
+        for name, found in self.readouts.items():
+            pools = " and ".join(dict.fromkeys(found["pools"].values()))
+            lines.append(
+                f"class read-out of '{name}' (its head is no known form): R² {found['r2']:.2f} on the samples held "
+                f"out, from the {pools} of each channel"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
