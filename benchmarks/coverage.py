@@ -77,14 +77,12 @@ NOTES = """\
   | vision transformer, class token, two seeds | .26, .24 | .01, .03 | .01, .06 | .46, .56 |
   | vision transformer, mean of tokens, two seeds | .13, .20 | .16, .29 | .04, .18 | .26, .42 |
 
-* **Heads that are not linear after pooling** (class tokens, deep heads, attention pooling) have no exact class map. A
-  ridge read-out from squeezed vectors to the model's own logits can stand in for it (`squeezecam.readout`; `explain`
-  does not use it yet and shows the published map); R2 on held-out data says what it is worth. Read from contrasts it
-  points at the evidence in .65 of the pictures (R2 .81 to .86), read from plain means in .11 to .14 (R2 .93 to 1.00):
-  attention spreads what was found over all tokens, so a faithful sum need not be local.
-* **What has no map.** Tabular networks and purely recurrent ones are refused with the reason. Detectors and segmenters
-  do not return class scores: attach to the backbone with a classification head, or wrap the model in a module that
-  returns the score in question, `lambda x: model(x)["scores"]`, say.
+* **Heads that are not linear after pooling** (class tokens, deep heads, attention pooling) have no exact class map.
+  `fit` makes a class read-out for them, a ridge regression from squeezed vectors to the model's own logits; its R2 on
+  held-out data says what it is worth. What is squeezed, gated and shown there, with figures on trained networks:
+  `docs/readout.md`.
+* **What has no map.** Tabular networks and purely recurrent ones are refused with the reason, and so are detectors and
+  segmenters, which return no class scores; the ways on, with examples: `docs/detectors.md`.
 * **Fused encoder layers.** Hooks on the modules of `nn.TransformerEncoderLayer` would switch its fused path off and
   change the last bits of the output; squeezecam hooks those through PyTorch's global hooks, which leave it on."""
 
@@ -269,12 +267,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300.0, help="time limit per model")
     parser.add_argument("--again", action="store_const", const=True, help="try failures again")
     parser.add_argument("--results", type=Path, default=HERE / "coverage.jsonl")
+    parser.add_argument("--page", type=Path, default=TABLE, help="the table that is written")
     parser.add_argument("--table", action="store_true", help="only write the table")
     arguments = parser.parse_args()
     if not arguments.table:
         sweep(arguments)
-    write(table(read(arguments.results)), TABLE)
-    print(f"wrote {TABLE.relative_to(HERE.parent)}")
+    write(table(read(arguments.results)), arguments.page)
+    print(f"wrote {arguments.page}")
     return 0
 
 

@@ -8,6 +8,7 @@ say it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -293,42 +294,48 @@ def _hf(name: str, options: dict[str, Any], inputs: Callable[[], tuple[Any, tupl
 
 
 def monai_builds() -> dict[str, Build]:
-    """3-D networks of MONAI, or none where it is not installed."""
+    """Classifiers of MONAI for volumes and pictures, or none where it is not installed. Its vision transformer needs
+    einops too.
+    """
     try:
         from monai.networks import nets
     except ImportError:
         return {}
-    common = {"spatial_dims": 3, "in_channels": 1}
+    size, picture = (48, 64, 64), (64, 96)
+    deep: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1}
+    flat: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1}
 
-    def volume() -> Tensor:
-        return random_like((2, 1, 48, 64, 64))
+    def volume(make: Callable[[], nn.Module]) -> Build:
+        return lambda: (make(), random_like((2, 1, *size)), size)
 
-    size = (48, 64, 64)
-    return {
-        "DenseNet121 3-D": lambda: (nets.DenseNet121(out_channels=10, **common), volume(), size),
-        "SEResNet50 3-D": lambda: (nets.SEResNet50(num_classes=10, **common), volume(), size),
-        "EfficientNetBN 3-D": lambda: (
-            nets.EfficientNetBN("efficientnet-b0", num_classes=10, pretrained=False, **common),
-            volume(),
-            size,
+    def plane(make: Callable[[], nn.Module]) -> Build:
+        return lambda: (make(), random_like((2, 1, *picture)), picture)
+
+    builds = {
+        "DenseNet121 3-D": volume(lambda: nets.DenseNet121(out_channels=10, **deep)),
+        "SEResNet50 3-D": volume(lambda: nets.SEResNet50(num_classes=10, **deep)),
+        "SEResNext50 3-D": volume(lambda: nets.SEResNext50(num_classes=10, **deep)),
+        "EfficientNetBN 3-D": volume(
+            lambda: nets.EfficientNetBN("efficientnet-b0", num_classes=10, pretrained=False, **deep)
         ),
-        "resnet18 3-D": lambda: (nets.resnet18(spatial_dims=3, n_input_channels=1, num_classes=10), volume(), size),
-        "ViT 3-D": lambda: (
-            nets.ViT(
-                1,
-                size,
-                (16, 16, 16),
-                hidden_size=48,
-                mlp_dim=96,
-                num_layers=3,
-                num_heads=4,
-                classification=True,
-                num_classes=10,
-            ),
-            volume(),
-            size,
+        "resnet18 3-D": volume(lambda: nets.resnet18(spatial_dims=3, n_input_channels=1, num_classes=10)),
+        "resnet50 3-D": volume(lambda: nets.resnet50(spatial_dims=3, n_input_channels=1, num_classes=10)),
+        "Classifier 3-D": volume(lambda: nets.Classifier((1, *size), 10, (4, 8, 16), (2, 2, 2))),
+        "Regressor 3-D": volume(lambda: nets.Regressor((1, *size), (3,), (4, 8, 16), (2, 2, 2))),
+        "DenseNet121 2-D": plane(lambda: nets.DenseNet121(out_channels=10, **flat)),
+        "SEResNet50 2-D": plane(lambda: nets.SEResNet50(num_classes=10, **flat)),
+        "EfficientNetBN 2-D": plane(
+            lambda: nets.EfficientNetBN("efficientnet-b0", num_classes=10, pretrained=False, **flat)
         ),
+        "resnet18 2-D": plane(lambda: nets.resnet18(spatial_dims=2, n_input_channels=1, num_classes=10)),
+        "Discriminator 2-D": plane(lambda: nets.Discriminator((1, *picture), (4, 8, 16), (2, 2, 2))),
     }
+    if find_spec("einops") is not None:
+        options: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_layers": 3, "num_heads": 4}
+        builds["ViT 3-D"] = volume(
+            lambda: nets.ViT(1, size, (16, 16, 16), classification=True, num_classes=10, **options)
+        )
+    return builds
 
 
 # --- hand-written oddities --------------------------------------------------------------------------------
@@ -386,6 +393,20 @@ class InPlaceAfter(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(y, 1).flatten(1))
 
 
+class InstanceNormed(nn.Module):
+    """An instance norm folds the batch into the channels while it works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.InstanceNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.PReLU()
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 8 * 6, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
 class ViewInPlace(nn.Module):
     """Writes into a view of the map before pooling."""
 
@@ -397,6 +418,19 @@ class ViewInPlace(nn.Module):
         y = self.body(x).clone()
         y[:, :, 0].mul_(0.5)
         return self.fc(y.mean((2, 3)))
+
+
+class HybridTokens(nn.Module):
+    """A convolutional body, then tokens with a class token that alone is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.token = stem(), nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks, self.fc = nn.Sequential(Block(16), Block(16)), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.body(x).flatten(2).transpose(1, 2)
+        return self.fc(self.blocks(torch.cat([self.token.expand(len(x), -1, -1), tokens], 1))[:, 0])
 
 
 class AttentionPool(nn.Module):
@@ -688,6 +722,8 @@ def oddities() -> dict[str, Build]:
         "functional layers": lambda: (FunctionalEverything(), image(), size),
         "in-place activation after the map": lambda: (InPlaceAfter(), image(), size),
         "write into a view of the map": lambda: (ViewInPlace(), image(), size),
+        "instance norm": lambda: (InstanceNormed(), image(), size),
+        "hybrid, class token": lambda: (HybridTokens(), image(), size),
         "attention pooling": lambda: (AttentionPool(), image(), size),
         "attention pooling, mean as query": lambda: (ClipPool(), image(), size),
         "attention pooling, keys and values in one": lambda: (LatentPool(), image(), size),

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+import squeezecam
+from squeezecam import tree
 from squeezecam.models.torchvision_guard import ensure_torchvision
 
 ensure_torchvision()
@@ -18,7 +21,7 @@ pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from coverage_checks import Outcome, check, random_like  # noqa: E402
-from coverage_zoo import oddities, torchvision_builds, transformers_builds  # noqa: E402
+from coverage_zoo import monai_builds, oddities, torchvision_builds, transformers_builds  # noqa: E402
 
 # family -> model and height and width; None where the model wants its own square size
 TIMM: dict[str, tuple[str, tuple[int, int] | None]] = {
@@ -55,6 +58,7 @@ TIMM: dict[str, tuple[str, tuple[int, int] | None]] = {
     "vovnet": ("ese_vovnet19b_slim_dw", (64, 96)),
 }
 TORCHVISION = ("squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_5")
+MONAI = ("DenseNet121 2-D", "Classifier 3-D")
 TRANSFORMERS = (
     "ASTForAudioClassification",
     "BeitForImageClassification",
@@ -101,6 +105,30 @@ def test_torchvision(name: str) -> None:
 def test_transformers(name: str) -> None:
     model, example, size = transformers_builds()[name]()
     passes(check(model, example, size=size))
+
+
+@pytest.mark.parametrize("name", MONAI)
+def test_monai(name: str) -> None:
+    pytest.importorskip("monai")
+    model, example, size = monai_builds()[name]()
+    passes(check(model, example, size=size))
+
+
+@pytest.mark.parametrize("name", oddities())
+def test_nothing_goes_round_the_block(name: str) -> None:
+    """With the map set to zero the answer no longer depends on the input, but through tokens beside the grid."""
+    model, example, _ = oddities()[name]()
+    squeeze = squeezecam.attach(model.eval(), example)
+    if any(axis.before or axis.after for place in squeeze.places.values() for axis in place.layout.axes):
+        pytest.skip("a class token goes beside the map")
+
+    def without(inputs: object) -> torch.Tensor:
+        return squeeze.select(squeeze.predict(inputs, lambda stream, seen: torch.zeros_like(seen.gates)))
+
+    other = example
+    for path, tensor in tree.leaves(example):
+        other = tree.replace(other, path, tensor + torch.randn(tensor.shape)) if path else tensor * 2 + 1
+    torch.testing.assert_close(without(other), without(example), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", oddities())

@@ -11,6 +11,7 @@ import squeezecam
 from squeezecam import readout
 from squeezecam.errors import FitError, InputError
 from squeezecam.head import Head
+from squeezecam.ridge import left_out
 
 C, K = 6, 4
 
@@ -175,7 +176,7 @@ def test_leave_one_out_in_closed_form_is_leaving_one_out() -> None:
     a = (z - centre) / spread
     left, sizes, _ = torch.linalg.svd(a, full_matrices=False)
     penalty = 2.0
-    closed = readout._left_out(left, sizes, left.t() @ (logits - logits.mean(0)), logits - logits.mean(0), penalty)
+    closed = left_out(left, sizes, left.t() @ (logits - logits.mean(0)), logits - logits.mean(0), penalty)
     errors = []
     for i in range(len(a)):  # the intercept is one more column, without a penalty
         keep = [j for j in range(len(a)) if j != i]
@@ -209,7 +210,8 @@ def test_too_few_samples_and_wrong_shapes_are_refused() -> None:
 
 @pytest.mark.parametrize("pool", readout.POOLS)
 def test_readout_head_adds_up(pool: readout.Pool) -> None:
-    head = readout.ReadoutHead("output", (), torch.randn(K, C), torch.randn(K), 0.9, pool)
+    width = C if pool == "mean" else 2 * C
+    head = readout.ReadoutHead("output", (), torch.randn(K, width), torch.randn(K), 0.9, pool)
     features, target = torch.randn(3, C, 4, 5), torch.tensor([2, 0, 3])
     logits = head.logits(head, features)[torch.arange(3), target]
     total = head.class_map(head, features, target).mean((1, 2)) + head.constant(head, features, target)
@@ -218,9 +220,10 @@ def test_readout_head_adds_up(pool: readout.Pool) -> None:
     torch.testing.assert_close(evidence, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_readout_head_is_saved_with_the_module() -> None:
+def test_readout_head_moves_with_the_module_and_is_no_checkpoint() -> None:
     head = readout.ReadoutHead("output", (), torch.randn(K, C), torch.randn(K), 0.4)
-    assert set(head.state_dict()) == {"weight", "bias"}
+    assert {name for name, _ in head.named_buffers()} == {"weight", "bias"}
+    assert not head.state_dict()  # a checkpoint of the blocks fits with a read-out and without
     assert not list(head.parameters())
     assert "0.40" in head.describe()
     assert head.doubt() is not None

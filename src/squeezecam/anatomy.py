@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from squeezecam import tree
-from squeezecam.errors import SiteError
+from squeezecam.axes import BATCH, CHANNELS, Axes, is_channels
+from squeezecam.errors import SiteError, SqueezeWarning
 from squeezecam.graph import WEIGHTED, Graph, trace
 from squeezecam.search import last_weighted, resolve, search
 from squeezecam.site import Candidate, Place, Site
@@ -60,6 +63,9 @@ def _outputs(graph: Graph) -> dict[str, tuple[tree.Path, int]]:
     live = [(path, node) for path, node in graph.outputs if graph.nodes[node].live]
     for ranks in ((1, 2), (3,)):
         chosen = [(path, node) for path, node in live if len(graph.nodes[node].shape) in ranks]
+        if ranks == (3,):
+            chosen = [(path, node) for path, node in chosen if not _over_a_grid(graph, node)]
+            _warn_of_rows(graph, chosen)
         if chosen:
             return {tree.show(path): (path, node) for path, node in chosen}
     shapes = (
@@ -67,9 +73,46 @@ def _outputs(graph: Graph) -> dict[str, tuple[tree.Path, int]]:
         or "nothing that depends on its input"
     )
     raise SiteError(
-        f"the model returns {shapes}; expected class scores of shape (batch, classes). For a detector or a segmenter, "
-        "attach to its backbone with a classification head, or wrap it in a module that returns the score in question"
+        f"the model returns {shapes}; expected class scores of shape (batch, classes), or (batch, frames, classes). "
+        "For a detector or a segmenter, wrap it in a module that returns the score in question, one row of classes for "
+        "each picture (docs/detectors.md shows how), or attach to its backbone with a classification head"
     )
+
+
+def _over_a_grid(graph: Graph, leaf: int) -> bool:
+    """Whether scores stand at positions of height *and* width, as those of a detector's anchors do: no frames.
+
+    There are never more frames than the longest axis of the input, but often more anchors.
+    """
+    info = graph.nodes[leaf]
+    longest = max((max(graph.nodes[node].shape[1:], default=0) for _, node in graph.inputs), default=0)
+    if max(info.shape[1:]) > longest and not _longer_by_channels(info.axes, longest):
+        return True
+    for axis in info.axes or ():
+        inner = [f for factor in axis for f in (factor.inner or (factor,)) if f.label not in (BATCH, CHANNELS)]
+        if len({f.label for f in inner}) > 1:
+            return True
+    return False
+
+
+def _longer_by_channels(axes: Axes | None, longest: int) -> bool:
+    """Whether only the classes are more than ``longest``: 1,000 of them for every frame of a small picture, say."""
+    return axes is not None and all(
+        is_channels(axis) for axis in axes if math.prod(factor.size for factor in axis) > longest
+    )
+
+
+def _warn_of_rows(graph: Graph, chosen: list[tuple[tree.Path, int]]) -> None:
+    for path, node in chosen:
+        info = graph.nodes[node]
+        if info.axes is not None and len(info.axes) == 3 and is_channels(info.axes[1]):
+            warnings.warn(
+                f"output '{tree.show(path)}' {tuple(info.shape)} has several rows of scores for a sample that are no "
+                "frames (queries or tasks?): their mean is what is explained. Wrap the model in a module that returns "
+                "the row in question (docs/detectors.md)",
+                SqueezeWarning,
+                stacklevel=5,
+            )
 
 
 def _default_output(graph: Graph, outputs: dict[str, tuple[tree.Path, int]]) -> str:

@@ -158,9 +158,9 @@ def _follow(
         "native_group_norm",
         "batch_norm",
     ):
-        return (
-            source if rank != len(source) or is_channels(source[1]) else (source[0], _channels(shape[1]), *source[2:])
-        )
+        # an instance norm folds the batch into the channels, and unfolds it afterwards
+        known = any(factor.label in (BATCH, CHANNELS) for factor in source[1]) if rank == len(source) else True
+        return source if known else (source[0], _channels(shape[1]), *source[2:])
     if op in ("native_layer_norm", "_fused_rms_norm") and details == (1,) and rank == len(source) and shape[-1] > 1:
         return (*source[:-1], source[-1] if is_channels(source[-1]) else _channels(shape[-1]))
     return _elementwise(shape, parents)

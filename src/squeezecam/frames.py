@@ -19,6 +19,11 @@ def time_axis(layout: Layout) -> int | None:
     return 2 + layout.positions.index("t") if "t" in layout.positions else None
 
 
+def batch_axis(layout: Layout) -> int:
+    """The axis of a tensor in this layout that holds the samples."""
+    return next(i for i, axis in enumerate(layout.axes) if "n" in axis.names)
+
+
 def squeeze_stream(features: Tensor, layout: Layout, *, per_frame: bool, lengths: Tensor | None = None) -> Tensor:
     """Squeezed vectors of canonical features ``(N, C, *S)``: ``(N, C)``, or one for every frame, ``(N, T, C)``.
 
@@ -26,7 +31,8 @@ def squeeze_stream(features: Tensor, layout: Layout, *, per_frame: bool, lengths
         features: in the order of ``layout``.
         layout: says which axis is time.
         per_frame: the mean over the positions of each frame, in place of that over the clip (published).
-        lengths: ``(N,)`` frames of each clip that are no padding; the rest does not enter the mean.
+        lengths: ``(N,)`` frames of each clip that are no padding, or a mask ``(N, T)``; the rest does not enter the
+            mean.
 
     Raises:
         SiteError: frames are asked for and the layout names no time.
@@ -51,15 +57,24 @@ def squeeze_stream(features: Tensor, layout: Layout, *, per_frame: bool, lengths
 
 
 def valid_frames(lengths: Tensor, batch: int, frames: int, device: torch.device) -> Tensor:
-    """``(N, T)`` bool: which frames are no padding.
+    """``(N, T)`` bool: which frames are no padding, from lengths ``(N,)`` or from such a mask itself.
 
     Raises:
-        InputError: not one length of 1..T per clip.
+        InputError: not one length of 1..T per clip, or a mask of another shape or without a single frame of a clip.
 
     """
     given = torch.as_tensor(lengths, device=device)
+    if given.dtype == torch.bool:
+        if given.shape != (batch, frames) or not bool(given.any(1).all()):
+            raise InputError(
+                f"a mask of frames must be ({batch}, {frames}), True in at least one frame of every clip; got "
+                f"{tuple(given.shape)}"
+            )
+        return given
     if given.shape != (batch,) or given.is_floating_point() or bool(((given < 1) | (given > frames)).any()):
-        raise InputError(f"lengths must be {batch} whole numbers in 1..{frames}, got {lengths!r}")
+        raise InputError(
+            f"lengths must be {batch} whole numbers in 1..{frames}, or a bool mask ({batch}, {frames}); got {lengths!r}"
+        )
     return torch.arange(frames, device=device) < given[:, None]
 
 

@@ -14,6 +14,8 @@ from squeezecam.site import Candidate, Place, Site
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from squeezecam.render.grid import Box
+
 SHOWN = 8
 """Candidates that the text shows; all of them are in :attr:`Inspection.candidates`."""
 
@@ -55,20 +57,43 @@ class Inspection:
         sites = self.sites
         return repr(next(iter(sites.values()))) if len(sites) == 1 else repr(sites)
 
-    def grid_on(self, picture: Image, stream: str | None = None) -> Image:
-        """``picture`` with the lines of the native grid (height and width) drawn over it, as a new image."""
-        from PIL import ImageDraw
-
+    def cells(self, stream: str | None = None) -> tuple[int, int]:
+        """Rows and columns of the native grid; one row where the map has a single axis."""
         place = self.places[stream] if stream is not None else next(iter(self.places.values()))
-        rows, columns = place.grid[-2:] if len(place.grid) > 1 else (1, place.grid[0])
-        drawn = picture.convert("RGB")
-        pen = ImageDraw.Draw(drawn)
-        width, height = drawn.size
-        for i in range(1, columns):
-            pen.line([(width * i / columns, 0), (width * i / columns, height)], fill=(255, 255, 0))
-        for i in range(1, rows):
-            pen.line([(0, height * i / rows), (width, height * i / rows)], fill=(255, 255, 0))
-        return drawn
+        sizes = dict(zip(place.layout.positions, place.grid, strict=True))
+        if "h" in sizes and "w" in sizes:
+            return sizes["h"], sizes["w"]
+        return (place.grid[-2], place.grid[-1]) if len(place.grid) > 1 else (1, place.grid[0])
+
+    def grid_on(self, picture: Image, stream: str | None = None, box: Box | None = None) -> Image:
+        """``picture`` with the lines of the native grid (height and width) drawn over it, as a new image of its size.
+
+        ``box`` (x0, y0, x1, y1) is the part of the picture that the model sees, where that is not all of it.
+        """
+        from squeezecam.render.grid import lines_over
+
+        return lines_over(picture, *self.cells(stream), box)
+
+    def panel(
+        self, picture: Image, stream: str | None = None, *, box: Box | None = None, name: str = "", reason: str = ""
+    ) -> Image:
+        """The same, large enough to be seen, with the size of the grid and the place in words."""
+        from squeezecam.render.grid import grid_panel
+
+        stream = stream if stream is not None else next(iter(self.places))
+        place, (rows, columns) = self.places[stream], self.cells(stream)
+        others = [f"{n} {s}" for n, s in zip(place.layout.positions, place.grid, strict=True) if n not in "hw"]
+        beside = f", and {', '.join(others)}" if others and len(place.grid) > 2 else ""
+        x0, y0, x1, y1 = box or (0, 0, *picture.size)
+        cell = f"one cell is {(x1 - x0) / columns:.0f} x {(y1 - y0) / rows:.0f} pixels of the picture"
+        title = f"{self.model}: {rows} x {columns} cells (height x width){beside}"
+        which = f"{stream}: " if len(self.places) > 1 else ""
+        lines = [f"{which}{place.describe()}", f"{name + ': ' if name else ''}{cell}"]
+        if box is not None and (x0 > 0.5 or y0 > 0.5 or x1 < picture.width - 0.5 or y1 < picture.height - 0.5):
+            lines.append("dimmed: the preprocessing cuts this away")
+        if reason:
+            lines.append(f"the grid lies over the whole picture: where the preprocessing looks is not known ({reason})")
+        return grid_panel(picture, rows, columns, box=box, title=title, footer="\n".join(lines))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -129,7 +154,7 @@ def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
         heads[name] = (
             head.describe()
             if head is not None
-            else f"not one of the known forms{f', last layer {last!r}' if last else ''}"
+            else f"not one of the known forms{f', last layer {last!r}' if last else ''}: fit makes a class read-out"
         )
     return Inspection(
         model=type(squeeze.model).__name__,

@@ -6,16 +6,16 @@ cached features. How much of the logits it explains on data held out (R squared)
 deserves, and is always said beside it.
 
 What is squeezed. ``mean`` is the plain mean of each channel, as a head after pooling would see it. ``contrast`` is the
-mean square of what a channel differs from its own mean over the positions. Tokens of a transformer sit on a large
-offset that is the same everywhere, and attention hands what was found in one place on to all others: a read-out of
-plain means explains the logits very well (R squared .93 to 1.00) and points at the planted evidence in 11 to 14 % of
-the pictures, one of contrasts a little less well (.81 to .86) and points at it in 65 % (two small vision transformers
-trained on a planted texture, chance 5 %; a small ConvNeXt: 100 % with both). So: ``contrast`` for features that are
-negative about as often as positive, ``mean`` for others; :func:`suited_pool`.
+mean square of how far a channel rises above its own mean over the positions, and, as a second number, of how far it
+falls below. Tokens of a transformer sit on a large offset that is the same everywhere, and attention hands what was
+found in one place on to all others: a read-out of plain means explains the logits well and points elsewhere, one of
+contrasts points at what stands out. So: ``contrast`` for features that are negative about as often as positive,
+``mean`` for others; :func:`suited_pool`. Figures are in ``docs/readout.md``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,14 +25,18 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree
 from squeezecam.block import squeeze_positions
 from squeezecam.errors import FitError, InputError
+from squeezecam.ridge import ridge
 
 Pool = Literal["mean", "contrast"]
 POOLS = ("mean", "contrast")
 LOW_R2 = 0.5
 """Held-out R squared under which the class map is said to be doubtful."""
 MINIMUM = 8
+LEAST = {"mean": 0.0, "contrast": 1e-2}
+"""Smallest penalties. What rises in one place and what falls in all others are nearly the same number: without a
+penalty, a read-out of contrasts would live on the difference of the two, which says nothing about places.
+"""
 _HOLD_OUT = 0.2
-_PENALTIES = tuple(10.0**power for power in range(-6, 4))
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,13 @@ def fit_readout(
     return fitted.weight, fitted.bias, fitted.r2
 
 
-def fit(squeezed: Tensor, logits: Tensor, generator: torch.Generator | None = None) -> Fitted:
+def fit(
+    squeezed: Tensor,
+    logits: Tensor,
+    generator: torch.Generator | None = None,
+    held: Tensor | None = None,
+    pool: Pool = "mean",
+) -> Fitted:
     """Ridge regression on standardised vectors; the penalty is chosen by leave-one-out error, R squared by data held
     out.
 
@@ -66,6 +76,8 @@ def fit(squeezed: Tensor, logits: Tensor, generator: torch.Generator | None = No
         squeezed: ``(M, C)``, from :func:`squeeze_features`.
         logits: ``(M, K)`` or ``(M,)``, what the model itself said.
         generator: draws the fifth of the samples that is held out for R squared; all samples make the final weights.
+        held: ``(M,)`` bool, the samples that are held out, in place of a draw; these never enter the weights.
+        pool: what was squeezed: contrasts are scaled by their size, and have a smallest penalty.
 
     Raises:
         InputError: shapes that do not fit together.
@@ -82,12 +94,17 @@ def fit(squeezed: Tensor, logits: Tensor, generator: torch.Generator | None = No
     given, wanted = given[good], wanted[good]
     if len(given) < MINIMUM:
         raise FitError(f"{len(given)} samples with finite numbers are too few for a read-out: give at least {MINIMUM}")
-    order = torch.randperm(len(given), generator=generator).to(given.device)
-    held = max(2, round(len(given) * _HOLD_OUT))
-    weight, bias, penalty = _ridge(given[order[held:]], wanted[order[held:]], None)
-    r2 = r_squared(given[order[:held]] @ weight.t() + bias, wanted[order[:held]])
-    weight, bias, penalty = _ridge(given, wanted, penalty)
-    return Fitted(weight.float(), bias.float(), r2, penalty)
+    if held is None:
+        order = torch.randperm(len(given), generator=generator).to(given.device)
+        apart = torch.zeros(len(given), dtype=torch.bool, device=given.device)
+        apart[order[: max(2, round(len(given) * _HOLD_OUT))]] = True
+    else:
+        apart = held.to(given.device)[good]
+    weight, offset, penalty = ridge(given[~apart], wanted[~apart], least=LEAST[pool], by_size=pool == "contrast")
+    r2 = r_squared(given[apart] @ weight.t() + offset, wanted[apart])
+    if held is None:
+        weight, offset, penalty = ridge(given, wanted, penalty, by_size=pool == "contrast")
+    return Fitted(weight.float(), offset.float(), r2, penalty)
 
 
 def r_squared(predicted: Tensor, wanted: Tensor) -> float:
@@ -99,39 +116,49 @@ def r_squared(predicted: Tensor, wanted: Tensor) -> float:
 
 
 def squeeze_features(features: Tensor, pool: Pool = "mean") -> Tensor:
-    """Squeezed vectors ``(N, C)`` of canonical features ``(N, C, *S)``, as the read-out takes them."""
+    """Squeezed vectors of canonical features ``(N, C, *S)`` as the read-out takes them: ``(N, C)``, for ``contrast``
+    ``(N, 2 C)``.
+    """
     return squeeze_positions(position_features(features, pool))
 
 
 def position_features(features: Tensor, pool: Pool = "mean") -> Tensor:
-    """What of the features counts at each position: their value, or the square of how far it is from the channel's
-    mean.
+    """What of the features counts at each position: their value ``(N, C, *S)``; or ``(N, 2 C, *S)``, the square of how
+    far it is above the channel's mean over the positions, for all channels, then of how far it is below.
     """
     features = heatmap.at_least_float32(features)
     if pool == "mean":
         return features
     if pool != "contrast":
         raise InputError(f"unknown pooling '{pool}' of a read-out; expected one of {', '.join(POOLS)}")
-    return (features - features.mean(tuple(range(2, features.ndim)), keepdim=True)).square()
+    centred = features - features.mean(tuple(range(2, features.ndim)), keepdim=True)
+    return torch.cat([centred.relu().square(), (-centred).relu().square()], 1)
 
 
 def suited_pool(features: Tensor) -> Pool:
     """What to squeeze for features ``(N, C, *S)`` like these: see the top of this module."""
-    return "contrast" if heatmap.suited_aggregate(features) == "contrast" else "mean"
+    return pool_for(heatmap.suited_aggregate(features))
+
+
+def pool_for(aggregate: str) -> Pool:
+    """What to squeeze where kept channels are read by ``aggregate``."""
+    return "contrast" if aggregate == "contrast" else "mean"
 
 
 class ReadoutHead(nn.Module):
-    """A fitted read-out with the interface of :class:`squeezecam.head.Head`; ``model`` arguments are there for that and
-    not used.
+    """A fitted read-out of one stream, with the interface of :class:`squeezecam.head.Head`; ``model`` arguments are
+    there for that and not used.
 
     Args:
         output: name of the output.
         path: where it is in what the model returns.
-        weight: ``(K, C)``.
+        weight: ``(K, C)``, for ``contrast`` ``(K, 2 C)``.
         bias: ``(K,)``.
         r2: R squared on held-out data.
         pool: what is squeezed, see :func:`position_features`.
+        link: what stands between the logits that were fitted and the output, ``"identity"`` or ``"softmax"``.
 
+    Buffers are not in the state dict: a checkpoint of the blocks then fits a Squeeze with a read-out and one without.
     """
 
     weight: Tensor
@@ -139,54 +166,60 @@ class ReadoutHead(nn.Module):
     kind = "readout"
     exact = False
     activation = "none"
-    link = "identity"
 
     def __init__(
-        self, output: str, path: tree.Path, weight: Tensor, bias: Tensor, r2: float, pool: Pool = "mean"
+        self,
+        output: str,
+        path: tree.Path,
+        weight: Tensor,
+        bias: Tensor,
+        r2: float,
+        pool: Pool = "mean",
+        link: str = "identity",
     ) -> None:
         super().__init__()
         if pool not in POOLS:
             raise InputError(f"unknown pooling '{pool}' of a read-out; expected one of {', '.join(POOLS)}")
-        self.output, self.path, self.r2 = output, path, r2
+        self.output, self.path, self.r2, self.link = output, path, r2, link
         self.pool: Pool = pool
-        self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("bias", bias.detach().clone())
+        self.register_buffer("weight", weight.detach().clone(), persistent=False)
+        self.register_buffer("bias", bias.detach().clone(), persistent=False)
 
     def describe(self) -> str:
         """One line for people."""
-        fitted = f"fitted to the model's logits (R2 {self.r2:.2f} on held-out data)"
+        fitted = f"fitted to the model's logits (R² {self.r2:.2f} on held-out data)"
         return f"read-out of the {self.pool} of each channel, {fitted}"
 
     def doubt(self) -> str | None:
         """What the status has to say about its class maps, or None."""
         if self.r2 >= LOW_R2:
             return None
-        return f"the class read-out explains little of the model's logits (R2 {self.r2:.2f}): its class map is doubtful"
+        return f"the class read-out explains little of the model's logits (R² {self.r2:.2f}): its class map is doubtful"
 
     def matrix(self, model: nn.Module) -> Tensor:
-        """``W`` as ``(K, C)``."""
-        return self.weight
+        """``W`` as ``(K, C)``, for ``contrast`` ``(K, 2 C)``."""
+        return heatmap.at_least_float32(self.weight)
 
     def offsets(self, model: nn.Module) -> Tensor:
         """``b`` as ``(K,)``."""
-        return self.bias
+        return heatmap.at_least_float32(self.bias)
 
     def evidence_features(self, features: Tensor) -> Tensor:
         """The features as the read-out sees them."""
         return position_features(features, self.pool)
 
     def squeeze(self, features: Tensor) -> Tensor:
-        """Pooled as the read-out pools: ``(N, C)``."""
-        return squeeze_features(features, self.pool)
+        """Pooled as the read-out pools, ``(N, C)``; for ``contrast`` the variance of each channel."""
+        return self._per_channel(squeeze_features(features, self.pool))
 
     def logits(self, model: nn.Module, features: Tensor) -> Tensor:
-        """The read-out itself: ``(N, K)``."""
-        squeezed = self.squeeze(features)
+        """The read-out itself: ``(N, K)``; of one stream of several only its share, with the whole constant."""
+        squeezed = squeeze_features(features, self.pool)
         return squeezed @ self.weight.to(squeezed).t() + self.bias.to(squeezed)
 
     def channel_weights(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
-        """Weights ``(N, C)`` of the squeezed vector for class ``target (N,)``."""
-        return self.weight.to(heatmap.at_least_float32(features))[target]
+        """Weights of the squeezed vector for class ``target (N,)``: ``(N, C)``, for ``contrast`` ``(N, 2 C)``."""
+        return self.matrix(model)[target]
 
     def class_map(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the read-out's logit less its
@@ -196,31 +229,55 @@ class ReadoutHead(nn.Module):
 
     def channel_evidence(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """What each channel contributes to the read-out's logit of ``target``, ``(N, C)``."""
-        return self.channel_weights(model, features, target) * self.squeeze(features)
+        squeezed = squeeze_features(features, self.pool)
+        return self._per_channel(self.channel_weights(model, features, target).to(squeezed.dtype) * squeezed)
 
     def constant(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """What the read-out's logit has beside the mean of the class map, ``(N,)``."""
-        return self.bias.to(features.device)[target]
+        return self.offsets(model).to(features.device)[target]
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        return values if self.pool == "mean" else values.unflatten(1, (2, -1)).sum(1)
 
 
-def _ridge(given: Tensor, wanted: Tensor, penalty: float | None) -> tuple[Tensor, Tensor, float]:
-    """Weights, biases and penalty; the one with the least leave-one-out error where none is given."""
-    centre, spread = given.mean(0), given.std(0, correction=0)
-    spread = torch.where(spread > 1e-12 * given.abs().amax().clamp_min(1e-300), spread, torch.ones_like(spread))
-    offset = wanted.mean(0)
-    left, sizes, right = torch.linalg.svd((given - centre) / spread, full_matrices=False)
-    along = left.t() @ (wanted - offset)
-    if penalty is None:
-        errors = [_left_out(left, sizes, along, wanted - offset, value * len(given)) for value in _PENALTIES]
-        penalty = _PENALTIES[min(range(len(errors)), key=errors.__getitem__)]
-    shrunk = sizes / (sizes.square() + penalty * len(given))
-    weight = (right.t() @ (shrunk[:, None] * along)).t() / spread
-    return weight, offset - weight @ centre, penalty
+class Readout(nn.Module):
+    """The read-out of one output: one :class:`ReadoutHead` per stream, fitted together on the joined vectors.
 
+    The logit is the sum over the streams of the means of their class maps, plus one constant: streams share one R
+    squared, and each has its own map.
+    """
 
-def _left_out(left: Tensor, sizes: Tensor, along: Tensor, wanted: Tensor, penalty: float) -> float:
-    """Mean square error of each sample under the fit to all others, in closed form."""
-    share = sizes.square() / (sizes.square() + penalty)
-    residual = wanted - left @ (share[:, None] * along)
-    leverage = (left.square() @ share + 1 / len(wanted)).clamp(max=1 - 1e-9)
-    return float((residual / (1 - leverage)[:, None]).square().mean())
+    def __init__(self, heads: Mapping[str, ReadoutHead]) -> None:
+        super().__init__()
+        self.streams = nn.ModuleDict(dict(heads))
+
+    def __getitem__(self, stream: str) -> ReadoutHead:
+        head = self.streams[stream]
+        assert isinstance(head, ReadoutHead)
+        return head
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.streams)
+
+    def get(self, stream: str) -> ReadoutHead | None:
+        """The head of ``stream``, or None."""
+        return self[stream] if stream in self.streams else None
+
+    @property
+    def first(self) -> ReadoutHead:
+        """The head of the first stream: output, R squared and constant are the same in all."""
+        return self[next(iter(self.streams))]
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return self.first.output
+
+    @property
+    def r2(self) -> float:
+        """R squared on held-out data."""
+        return self.first.r2
+
+    def describe(self) -> str:
+        """One line for people."""
+        return self.first.describe()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -23,6 +24,10 @@ from squeezecam.positions import marked, positions_matter
 from squeezecam.reading import read_layout
 from squeezecam.site import Candidate, Place, Site
 
+_CURVE = "one position per frame of the output, so that it says when and not where: the maps of the streams do"
+
+_POOLED = (("t",), ("h",), ("w",), ("f",))
+
 
 def search(graph: Graph, batch: int, leaf: int) -> tuple[dict[str, Place], list[Candidate]]:
     """Places for the output at node ``leaf``, and all that was considered, the last map first.
@@ -33,19 +38,31 @@ def search(graph: Graph, batch: int, leaf: int) -> tuple[dict[str, Place], list[
     """
     roots = {node for _, node in graph.inputs}
     place, candidates = _last_map(graph, batch, leaf, roots)
-    if place is not None:
+    curve = place is not None and len(roots) > 1 and _is_curve(place, batch, graph.nodes[leaf].shape)
+    if place is not None and not curve:
         return {"map": place}, candidates
     places: dict[str, Place] = {}
     if len(roots) > 1:  # several inputs that meet only as vectors: one block per stream
+        tried: list[Candidate] = []
         for path, node in graph.inputs:
-            found, tried = _last_map(graph, batch, leaf, {node})
-            candidates += tried
+            found, more = _last_map(graph, batch, leaf, {node}, least=2 if curve else 1)
+            tried += more
             if found is not None:
                 places[_stream(path[1:] or path)] = found
+        if place is not None:
+            if len(places) < 2:
+                return {"map": place}, candidates
+            candidates = [replace(one, taken=False, verdict=_CURVE) if one.taken else one for one in candidates]
+        candidates += tried
     places = places or _cut(graph, batch, leaf, roots)
     if places:
         return places, candidates + [Candidate(place, "one of several branches", True) for place in places.values()]
     raise SiteError(_refusal(graph, leaf, candidates))
+
+
+def _is_curve(place: Place, batch: int, output: tuple[int, ...]) -> bool:
+    """Whether a map has no more positions than the output has frames: it could say when, and never where."""
+    return len(place.grid) == 1 and len(output) == 3 and output[:2] == (batch, place.grid[0])
 
 
 def last_weighted(graph: Graph, leaf: int) -> int | None:
@@ -64,13 +81,18 @@ def is_weighted(graph: Graph, node: int) -> bool:
     )
 
 
-def _last_map(graph: Graph, batch: int, leaf: int, roots: set[int]) -> tuple[Place | None, list[Candidate]]:
+def _last_map(
+    graph: Graph, batch: int, leaf: int, roots: set[int], least: int = 1
+) -> tuple[Place | None, list[Candidate]]:
+    """The last map of at least ``least`` axes of positions, and what else was considered."""
     children, relevant = graph.children(), graph.ancestors([leaf])
     learned = _learned(graph, relevant)
     classifier = max((node for node in relevant if is_weighted(graph, node)), default=-1)
     others = {node for _, node in graph.inputs} - roots
     candidates: list[Candidate] = []
     taken: Place | None = None
+    frames_alone: Place | None = None
+    pictures = max((len(graph.nodes[root].shape) for root in roots), default=0) > 3
     for node in graph.dominators(leaf, roots):
         if node not in learned or (others and graph.ancestors([node]) & others):
             continue
@@ -81,18 +103,26 @@ def _last_map(graph: Graph, batch: int, leaf: int, roots: set[int]) -> tuple[Pla
             verdict = "stands after the classification layer: its channels are classes"
         elif place.channels < 2:
             verdict = "has a single channel: there is nothing to select"
+        elif len(place.grid) < least:
+            verdict = _CURVE
         elif taken is not None:
             verdict = "an earlier map"
         elif _is_projected(graph, node, relevant, children):
             verdict = "keys and values of an attention: the map is what they were made of"
         elif not _matters(graph, batch, place, children, relevant):
             verdict = "only single tokens are read after it: its other positions do not reach the output"
+        elif pictures and place.layout.positions in _POOLED:
+            frames_alone = frames_alone or place
+            verdict = "has one vector for each frame or column: the other axes are pooled away"
         else:
             taken, verdict = (
                 place,
                 "the last map with spatial extent that everything passes on its way to the classifier",
             )
         candidates.append(Candidate(place, verdict, taken is place))
+    if taken is None and frames_alone is not None:  # better than nothing: which of them count
+        candidates = [replace(c, taken=True) if c.place is frames_alone else c for c in candidates]
+        taken = frames_alone
     return taken, candidates
 
 

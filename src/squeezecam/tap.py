@@ -37,7 +37,8 @@ def register(
         count += 1
         return count - 1 == place.call
 
-    def serve(value: Any) -> Any:
+    def serve(value: Any, within: Any) -> Any:
+        """``within`` with the replacement of the tensor that ``value`` has at the place, wherever it stands there."""
         try:
             tensor = tree.get(value, place.item)
         except (KeyError, IndexError, AttributeError, TypeError):
@@ -48,17 +49,15 @@ def register(
                 "unlike in the probe"
             )
         new = handler(tensor)
-        return None if new is None else tree.replace(value, place.item, new)
+        return None if new is None else tree.replace_tensor(within, tensor, new)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
         if not mine():
             return None
-        named = by_keyword(place)
-        new = serve(kwargs if named else args)
-        return None if new is None else (args, new) if named else (new, kwargs)
+        return serve(kwargs if by_keyword(place) else args, (args, kwargs))
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        return serve(output) if mine() else None
+        return serve(output, output) if mine() else None
 
     module = model.get_submodule(place.module)
     if _is_fused(model, place.module):

@@ -60,6 +60,14 @@ def replace(value: Any, path: Path, new: Any) -> Any:
     return dataclasses.replace(value, **{str(key): replace(getattr(value, str(key)), rest, new)})
 
 
+def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:
+    """``value`` with ``new`` wherever it holds the very tensor ``old``: keys and values of an attention, say."""
+    for path, leaf in leaves(value):
+        if leaf is old:
+            value = replace(value, path, new)
+    return value
+
+
 def show(path: Path) -> str:
     """A path as a user would write it: ``gender``, ``0``, ``logits.0``; ``output`` for the whole."""
     return ".".join(str(key) for key in path) or "output"
