@@ -159,7 +159,8 @@ def run(steps: int, count: int, seed: int) -> dict[str, Any]:
     inputs = (test.faces, test.sound)
     found = importance(squeeze, inputs, target=1)
     for name, options in (
-        ("published", {}), ("contribution", {"method": "contribution"}), ("all-channel mean", {"keep": "all"}),
+        ("published", {"method": "published"}), ("published, change (default)", {}),
+        ("contribution", {"method": "contribution"}), ("all-channel mean", {"method": "published", "keep": "all"}),
     ):  # fmt: skip
         maps[name] = squeeze.explain(inputs, **options).raw
     noise = torch.Generator().manual_seed(seed + 1)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from conftest import TwoStreams, leave_identity
 from squeezecam import Squeeze, attach, heatmap, load
+from squeezecam.change import local_variance, spread_by_change
 from squeezecam.errors import FitError, InputError, SiteError
+from squeezecam.layout import parse_layout
 from squeezecam.models.face_body_audio import FaceBodyAudioASD
 from squeezecam.models.light_asd import LightASD, load_light_asd
 from squeezecam.sizes import spectrogram_size
-from squeezecam.streams import ABLATIONS, MEASURES, by_group, importance, join
+from squeezecam.streams import ABLATIONS, MEASURES, by_group, compared, importance, join
 
 MATERIAL = Path(os.environ.get("SQUEEZECAM_MATERIAL") or Path(__file__).parents[2] / "shared" / "material") / "asd"
 needs_material = pytest.mark.skipif(
@@ -180,6 +182,136 @@ def test_peaks_keep_each_channel_where_it_is_highest_in_every_frame() -> None:
     assert still.tolist() == [[2.0, 0.75]]
 
 
+# --- change over time ---------------------------------------------------------------------------------------
+
+
+def test_local_variance_is_that_of_the_frames_within_reach() -> None:
+    features = torch.randn(2, 3, 9, 4, 5, dtype=torch.double) + 50
+    found = local_variance(features, 2, reach=2)
+    for t in range(9):
+        near = features[:, :, max(0, t - 2) : t + 3]
+        torch.testing.assert_close(found[:, :, t], near.var(2, correction=0))
+    inside = torch.arange(9) < torch.tensor([[9], [6]])
+    padded = local_variance(features, 2, inside, reach=2)
+    torch.testing.assert_close(padded[1, :, :6], local_variance(features[1:, :, :6], 2, reach=2)[0])
+    assert (padded[1, :, 6:] == 0).all()
+
+
+def test_heat_goes_to_what_changes_and_every_frame_keeps_its_own() -> None:
+    layout = parse_layout("n c t h w")
+    features = torch.ones(1, 2, 10, 3, 3)
+    features[0, 0, ::2, 2, 1] = 8.0  # flickers at one place; the rest, bright as it is, stays
+    features[0, 0, :, 0, 0] = 9.0
+    features[0, 1, ::3, 0, 2] = 50.0  # a channel that is not kept
+    gates, kept = torch.tensor([[0.6, 0.4]]), torch.tensor([[True, False]])
+    raw = heatmap.aggregate(features, gates, kept, "mean")[:, None]
+    found = spread_by_change(raw, features, gates, kept, layout)
+    torch.testing.assert_close(found.sum((-1, -2)), raw.sum((-1, -2)))
+    assert (found[0, 0].flatten(1).argmax(1) == 7).all()
+    assert (raw[0, 0].flatten(1).argmax(1) == 0).all()
+    # an event at another place and moment gets no heat where it is not
+    apart = torch.zeros(1, 2, 20, 3, 3)
+    apart[0, 0, 2:6, 0, 1], apart[0, 0, 12:16, 2, 2] = 5.0, 7.0
+    brief = spread_by_change(apart[:, :1], apart, gates, kept, layout)[0, 0].flatten(1)
+    assert (brief[2:6].argmax(1) == 1).all()
+    assert (brief[12:16].argmax(1) == 8).all()
+    assert (brief[8:11] == 0).all()
+    per_frame = gates[:, None].expand(-1, 10, -1)
+    again = spread_by_change(raw, features, per_frame, kept[:, None].expand(-1, 10, -1), layout)
+    torch.testing.assert_close(again, found)
+    still = spread_by_change(raw[:, :, 1:2], features[:, :, 1:2], gates, kept, layout)
+    assert torch.equal(still, raw[:, :, 1:2])  # nothing changes in one frame: its map stays
+
+
+def test_change_is_the_default_of_streams_over_time_and_can_be_asked_for() -> None:
+    squeeze = leave_identity(talk())
+    inputs = talk_inputs(frames=9)
+    default = squeeze.explain(inputs)
+    assert default.method == "published, aggregate=change"
+    asked = squeeze.explain(inputs, method="published", aggregate="change")
+    published = squeeze.explain(inputs, method="published")
+    assert published.method == "published"
+    for stream in ("face", "audio"):
+        assert torch.equal(default.raw[stream], asked.raw[stream])
+        assert not torch.allclose(default.raw[stream], published.raw[stream])
+    assert squeeze.explain(talk_inputs(frames=4)).method == "published"  # too short to say what changes
+    for i in range(2):
+        alone = squeeze.explain((inputs[0][i : i + 1], inputs[1][i : i + 1]))
+        torch.testing.assert_close(alone.raw["face"][0], default.raw["face"][i])
+    picture = attach(TwoStreams().eval(), (torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8)))
+    with pytest.raises(InputError, match="names no time axis"):
+        picture.explain((torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8)), method="published", aggregate="change")
+
+
+def test_a_mask_of_frames_says_the_same_as_lengths() -> None:
+    squeeze = leave_identity(talk())
+    faces, sound = talk_inputs(frames=10)
+    lengths = torch.tensor([10, 8])
+    mask = torch.arange(10) < lengths[:, None]
+    by_length, by_mask = (squeeze.explain((faces, sound), lengths=given) for given in (lengths, mask))
+    for stream in ("face", "audio"):
+        assert torch.equal(by_length.gates[stream], by_mask.gates[stream])
+        assert torch.equal(by_length.raw[stream], by_mask.raw[stream])
+    short = squeeze.explain((faces[1:, :8], sound[1:, :16]))
+    torch.testing.assert_close(by_mask.raw["face"][1:, :8], short.raw["face"])
+    torch.testing.assert_close(
+        importance(squeeze, (faces, sound), target=1, lengths=mask).score[1:],
+        importance(squeeze, (faces[1:, :8], sound[1:, :16]), target=1).score,
+    )
+    gap = mask.clone()
+    gap[0, 3] = False  # not only at the end
+    holed = squeeze.explain((faces, sound), lengths=gap)
+    assert (holed.raw["face"][0, 3] == 0).all()
+    assert (holed.raw["face"][0, 4] > 0).any()
+    for bad in (mask[:, :5], torch.zeros_like(mask)):
+        with pytest.raises(InputError, match="a mask of frames must be"):
+            squeeze.explain((faces, sound), lengths=bad)
+
+
+# --- pictures of several streams ----------------------------------------------------------------------------
+
+
+def test_every_stream_is_drawn_as_what_it_is(tmp_path: Path) -> None:
+    squeeze = leave_identity(talk())
+    explanation = squeeze.explain(talk_inputs(frames=9))
+    drawn = explanation.overlay()
+    assert set(drawn) == {"face", "audio"}
+    assert [len(pictures) for pictures in drawn.values()] == [2, 2]
+    assert drawn["face"][0].width > 6 * 100  # frames in a row
+    sheet = explanation.plot()
+    assert sheet.height > sum(pictures[0].height for pictures in drawn.values())
+    one = explanation[1]
+    assert np.array_equal(np.asarray(one.overlay()["audio"][0]), np.asarray(drawn["audio"][1]))
+    names = {path.name for path in explanation.save(tmp_path)}
+    assert names == {"000.npz", "001.npz", "sheet.png", *(f"00{i}_{s}.png" for i in (0, 1) for s in ("face", "audio"))}
+    given = dict(zip(("face", "audio"), talk_inputs(frames=9, seed=3), strict=True))
+    assert not np.array_equal(np.asarray(explanation.overlay(given)["face"][0]), np.asarray(drawn["face"][0]))
+    with pytest.raises(InputError, match="map of 'audio'"):
+        explanation.overlay({"face": given["face"]})
+    explanation.pictures = None
+    with pytest.raises(InputError, match="several streams: give what to draw on"):
+        explanation.plot()
+
+
+def test_pictures_of_two_inputs_have_an_overlay_each() -> None:
+    inputs = (torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8))
+    explanation = attach(TwoStreams().eval(), inputs).explain(inputs)
+    drawn = explanation.overlay({name: torch.rand(2, 3, 20, 30) for name in explanation.heatmap})
+    assert [picture.size for pictures in drawn.values() for picture in pictures] == [(30, 20)] * 4
+
+
+def test_streams_are_found_where_the_common_map_is_only_a_curve() -> None:
+    torch.manual_seed(0)
+    faces, mfcc = (torch.randint(0, 256, (1, 5, 16, 16), dtype=torch.uint8), torch.randn(1, 20, 13))
+    inputs = {"faces": faces, "bodies": faces.flip(3), "mfcc": mfcc}
+    squeeze = attach(FaceBodyAudioASD().eval(), inputs)
+    assert {name: place.module for name, place in squeeze.places.items()} == {
+        "faces": "face.block3", "bodies": "body.block3", "mfcc": "audio.block3"
+    }  # fmt: skip
+    assert squeeze.explain(inputs).heatmap["bodies"].shape == (1, 5, 16, 16)
+    assert any("when and not where" in candidate.verdict for candidate in squeeze.candidates)
+
+
 # --- importance ---------------------------------------------------------------------------------------------
 
 
@@ -263,6 +395,21 @@ def test_segments_after_a_concatenation() -> None:
         importance(squeeze, inputs, segments={"face": 128})
     with pytest.raises(InputError, match="one stream"):
         importance(squeeze, inputs)
+
+
+def test_what_another_sound_changes_is_told_stream_by_stream() -> None:
+    squeeze = talk(face=2.0, audio=1.0)
+    (faces, sound), (_, louder) = talk_inputs(), talk_inputs(seed=4)
+    own = importance(squeeze, (faces, sound), target=1)
+    other = importance(squeeze, (faces, louder + 1), target=1)
+    rows = {(row["measure"], row["stream"]): row for row in compared(own, other)}
+    lost = "score lost when the stream is set to zero"
+    gained = float((louder + 1).mean() - sound.mean())
+    assert rows["score", "all"]["change"] == pytest.approx(gained, abs=1e-5)
+    assert rows[lost, "audio"]["change"] == pytest.approx(gained, abs=1e-5)
+    assert rows[lost, "face"]["change"] == pytest.approx(0, abs=1e-5)
+    with pytest.raises(InputError, match="cannot be compared"):
+        compared(own, join([other, other]))
 
 
 def test_streams_without_time_work_too() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -342,18 +343,19 @@ def noise_at(time: float) -> np.ndarray:
     return np.random.default_rng(round(time * 1000)).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
-def test_an_active_speaker_needs_faces_sound_and_weights(tmp_path: Path) -> None:
+def test_an_active_speaker_needs_faces_sound_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="--weights FILE"):
         speaker_squeeze(None, None, None, "cpu", strict=False, random=False, seed=0)
     squeeze = speaker_squeeze(None, None, None, "cpu", strict=False, random=True, seed=0)
     silent = write_clip(tmp_path / "a.mp4", audio=None, seconds=0.2)
-    with pytest.raises(InputError, match="--tracks"):
-        explain_speakers(squeeze, silent, tmp_path / "o.mp4", None, VideoOptions(), no_bar)
+    monkeypatch.setitem(sys.modules, "facenet_pytorch.models.utils.detect_face", None)
+    heard = write_clip(tmp_path / "b.mp4", seconds=0.2)
+    with pytest.raises(ModelError, match=r"pip install .*--tracks"):
+        explain_speakers(squeeze, heard, tmp_path / "o.mp4", None, VideoOptions(), no_bar)
     tracks = tmp_path / "t.csv"
     tracks.write_text("frame,track,x0,y0,x1,y1\n900,a,0,0,9,9\n")
     with pytest.raises(InputError, match="has no sound"):
         explain_speakers(squeeze, silent, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
-    heard = write_clip(tmp_path / "b.mp4", seconds=0.2)
     with pytest.raises(InputError, match="within the 4 frames"):
         explain_speakers(squeeze, heard, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
 

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from squeezecam import tree, vector
 from squeezecam.block import full_precision
+from squeezecam.change import AGGREGATE as CHANGE
+from squeezecam.change import FEWEST, spread_by_change
+from squeezecam.errors import InputError
+from squeezecam.frames import time_axis
 from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
+from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
 from squeezecam.status import statuses
 from squeezecam.tap import evaluating
@@ -50,7 +55,7 @@ class Explanation:
     status: list[str]
     target: Tensor | None = None
     scores: Tensor | None = None
-    pictures: Tensor | None = field(default=None, repr=False)
+    pictures: Tensor | dict[str, Tensor] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.status)
@@ -80,8 +85,11 @@ class Explanation:
         """Names of the streams."""
         return list(self.heatmap) if isinstance(self.heatmap, dict) else ["map"]
 
-    def overlay(self, pictures: Any = None, **options: Any) -> list[Any]:
-        """Overlays as PIL images; see :func:`squeezecam.render.explained.overlays`."""
+    def overlay(self, pictures: Any = None, **options: Any) -> Any:
+        """Overlays as PIL images, one per sample; see :func:`squeezecam.render.explained.overlays`.
+
+        Of several streams ``{stream: [one per sample]}``.
+        """
         from squeezecam.render.explained import overlays
 
         return overlays(self, pictures, **options)
@@ -109,7 +117,7 @@ def explain(
     score: str | None = None,
     keep: str | vector.KeepRule | None = None,
     aggregate: str | None = None,
-    upsample: str = "bicubic",
+    upsample: str | None = None,
     size: int | tuple[int, ...] | None = None,
     lengths: Any = None,
     captured: tuple[Any, dict[str, Capture]] | None = None,
@@ -123,7 +131,8 @@ def explain(
             2412.05134), ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the
             target).
             None: the published map once the block is fitted; before, and where a target is given, the class map if the
-            classification layer is known exactly. Where features can be negative, the mean of the kept channels is that
+            classification layer is known exactly or has a fitted read-out, which ``method`` of the result then names
+            with its R². Where features can be negative, the mean of the kept channels is that
             of their positive parts, and the result says so.
         target: class to explain, for maps that depend on one: int, one per sample, a list of several per sample (one
             map each), or a function of the model's output that returns class indices. None: the predicted class.
@@ -131,10 +140,14 @@ def explain(
         score: channel score in place of the method's: ``"gate"``, ``"contribution"``, ``"class"``.
         keep: keep rule in place of the method's, see :func:`squeezecam.vector.keep_rule`.
         aggregate: ``"mean"``, ``"positive"``, ``"energy"``, ``"peaks"`` or ``"class"`` in place of the method's.
-        upsample: ``"bicubic"``, ``"linear"`` or ``"nearest"``.
+            ``"change"``: the method's map, in each frame weighted by how much the kept channels change around it
+            (:func:`squeezecam.change.spread_by_change`; ours). It is the default, with ``method`` left out as well, of
+            models with several streams and scores for every frame, from 8 frames on.
+        upsample: ``"bicubic"``, ``"linear"`` or ``"nearest"``; None: bicubic as published, linear for class evidence,
+            which is cut at 0 before.
         size: size of the heatmap, an int for all axes alike; None: that of the input.
-        lengths: for padded clips, how many frames of each (in frames of the map) are no padding: the rest does not
-            enter the squeeze, and its map is 0.
+        lengths: for padded clips, how many frames of each (in frames of the map) are no padding, or a bool mask
+            ``(N, T)`` of those that are none: the rest does not enter the squeeze, and its map is 0.
         captured: of :meth:`Squeeze.capture` on these inputs, where that was done already.
 
     Raises:
@@ -142,21 +155,31 @@ def explain(
 
     """
     name = squeeze.output_name(output)
-    chosen = recipe_for(squeeze, name, method or default_method(squeeze, name, target), score, keep, aggregate)
+    given = None if aggregate == CHANGE else aggregate
+    chosen = recipe_for(squeeze, name, method or default_method(squeeze, name, target), score, keep, given)
+    if aggregate == CHANGE and chosen.of_class:
+        raise InputError(f"aggregate='{CHANGE}' lays out heat, not evidence for a class: use method='published'")
     with torch.no_grad(), evaluating(squeeze):
         result, captures = captured or squeeze.capture(inputs, lengths)
         values = squeeze.select(result, name)
         targets, several = class_targets(target, result, values)
+        left_open = method is None and aggregate is None and not chosen.of_class
+        spread = aggregate == CHANGE or (left_open and _over_time(squeeze, captures, values))
         heatmaps, raws, kept = {}, {}, {}
         with full_precision(values.device):
             for stream, seen in captures.items():
                 maps = frame_maps if squeeze.per_frame else native_maps
                 raw, kept[stream] = maps(squeeze, stream, seen, name, chosen, targets)
+                if spread:
+                    mask, layout = kept[stream].mask, squeeze.places[stream].layout
+                    raw = spread_by_change(raw, seen.features, seen.gates, mask, layout, lengths)
                 raw = raw if lengths is None else without_padding(raw, squeeze.places[stream], lengths)
                 sizes = map_size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
-                heatmaps[stream] = enlarged(raw, sizes, upsample)
+                heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
-        status = _status(squeeze, raws, kept, values, targets, chosen, ignored=target is not None and method is None)
+        status = _status(
+            squeeze, raws, kept, values, targets, chosen, name, ignored=target is not None and method is None
+        )
 
     def out(value: dict[str, Any], maps: bool = False) -> Any:
         value = {stream: tensor[:, 0] for stream, tensor in value.items()} if maps and not several else value
@@ -168,20 +191,41 @@ def explain(
         gates=out({stream: seen.gates for stream, seen in captures.items()}),
         kept=out({stream: which.mask for stream, which in kept.items()}),
         output=result,
-        method=chosen.name,
+        method=f"{chosen.name}, aggregate={CHANGE}" if spread else chosen.name,
         status=status,
         target=targets if targets is None or several else targets[:, 0],
         scores=values,
-        pictures=_pictures(inputs),
+        pictures=_pictures(squeeze, inputs, list(captures)),
     )
 
 
-def _pictures(inputs: Any) -> Tensor | None:
-    """The input itself where it is a batch of pictures, kept for drawing."""
+def _over_time(squeeze: Squeeze, captures: dict[str, Capture], values: Tensor) -> bool:
+    """Whether several streams are seen over time and scored for every frame: then their change tells where."""
+    if len(squeeze.places) < 2 or values.ndim != 3 or values.shape[1] < FEWEST:
+        return False
+    return all(
+        time_axis(squeeze.places[stream].layout) is not None and seen.features.ndim > 3
+        for stream, seen in captures.items()
+    )
+
+
+def _pictures(squeeze: Squeeze, inputs: Any, streams: list[str]) -> Tensor | dict[str, Tensor] | None:
+    """The input itself where it is a batch of pictures, kept for drawing; of several streams that of each."""
+    if len(squeeze.places) > 1:
+        found = {stream: _input_of(squeeze, stream, inputs) for stream in streams}
+        return {stream: tensor for stream, tensor in found.items() if tensor is not None} or None
     for _, tensor in tree.leaves(tree.as_call(inputs)):
         if tensor.ndim == 4 and tensor.shape[1] in (1, 3):
             return tensor.detach()
     return None
+
+
+def _input_of(squeeze: Squeeze, stream: str, inputs: Any) -> Tensor | None:
+    try:
+        found = tree.get(tree.as_call(inputs), squeeze.input_paths[stream])
+    except (KeyError, IndexError, AttributeError, TypeError):  # given in another way than the example was
+        return None
+    return found.detach() if isinstance(found, Tensor) and found.ndim > 2 else None
 
 
 def _status(
@@ -191,13 +235,18 @@ def _status(
     values: Tensor,
     targets: Tensor | None,
     chosen: Method,
+    output: str,
     *,
     ignored: bool,
 ) -> list[str]:
     fitted, of_class = squeeze.fitted, chosen.aggregate == "class"
     absent = [stream for stream in squeeze.places if stream not in raws]
     said = statuses(raws, kept, values, targets, of_class=of_class, gated=fitted and chosen.score == "gate")
-    if not fitted:
+    evidence = squeeze.evidence(output) if chosen.of_class else None
+    if isinstance(evidence, ReadoutHead):
+        for lines in said:
+            lines += [doubt] if (doubt := evidence.doubt()) is not None else []
+    elif not fitted:
         shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
         for lines in said:
             lines.append(f"block not fitted: {shown}")
@@ -205,5 +254,8 @@ def _status(
         lines += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
     if ignored and not chosen.of_class:  # a class was asked for, and no method that knows classes was to be had
         for lines in said:
-            lines.append("the map is the same for every class: the classification layer is of no known form")
+            lines.append(
+                "the map is the same for every class: the classification layer is of no known form, and there is no "
+                "read-out (squeeze.fit makes one)"
+            )
     return ["; ".join(lines) or "ok" for lines in said]

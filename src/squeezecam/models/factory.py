@@ -16,8 +16,9 @@ from typing import Any
 from torch import nn
 
 from squeezecam.errors import ModelError
+from squeezecam.models.clips import Clips, DefaultClipPreprocess, as_frames_first, clips_of
 from squeezecam.models.labels import Labels, as_labels
-from squeezecam.models.loaded import DEFAULT_SIDE, DefaultPreprocess, LoadedModel
+from squeezecam.models.loaded import DEFAULT_SIDE, DefaultPreprocess, LoadedModel, as_is
 from squeezecam.models.weights import names
 
 
@@ -26,7 +27,8 @@ def from_factory(spec: str) -> LoadedModel:
 
     The factory is a function without required arguments (or an ``nn.Module`` subclass, or a ready model) that gives a
     model or ``(model, preprocess)``. Class names are taken from ``FACTORY_LABELS`` or ``LABELS`` in its file, if any.
-    Without a preprocessing `DefaultPreprocess` is assumed, and ``source`` says so.
+    Without a preprocessing `DefaultPreprocess` is assumed, and ``source`` says so. A model of clips (see `clips_of`)
+    has a preprocessing that takes a list of pictures and gives ``(C, T, h, w)``.
 
     Raises:
         ModelError: the file, the function or what it returns is not usable.
@@ -36,11 +38,15 @@ def from_factory(spec: str) -> LoadedModel:
     shown = f"{Path(place).name if is_file(place) else place}:{attribute}"
     model, preprocess = _call(_attribute(module, attribute, place), shown, place)
     source = shown
+    clips = clips_of(model)
     if preprocess is None:
-        preprocess = _assumed(model)
+        preprocess = _assumed(model) if clips is None else DefaultClipPreprocess(clips.frames, _assumed(model, clips))
         source += f"; it gives no preprocessing, assumed: {preprocess}"
     labels = _labels(module, attribute, shown)
-    return LoadedModel(model, preprocess, labels, attribute, (), source)
+    if clips is None:
+        return LoadedModel(model, preprocess, labels, attribute, (), source)
+    feed = as_frames_first if clips.frames_first else as_is
+    return LoadedModel(model, preprocess, labels, attribute, (), source, feed, clip=True)
 
 
 def is_file(place: str) -> bool:
@@ -156,8 +162,10 @@ def _call(factory: Any, shown: str, place: str) -> tuple[nn.Module, Callable[[An
     raise ModelError(f"{shown} returned {held}; a torch.nn.Module, or (model, preprocess), is expected")
 
 
-def _assumed(model: nn.Module) -> DefaultPreprocess:
+def _assumed(model: nn.Module, clips: Clips | None = None) -> DefaultPreprocess:
     """The input size a model states (timm's and Hugging Face's way), else the usual one; colours by its first layer."""
+    if clips is not None and clips.side is not None:
+        return DefaultPreprocess((clips.side, clips.side), clips.channels)
     config = getattr(model, "pretrained_cfg", None)
     stated = config.get("input_size") if isinstance(config, dict) else None
     side = getattr(getattr(model, "config", None), "image_size", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ SHEET_LIMIT = 400
 """Most tiles on one contact sheet."""
 
 
-def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> list[Image.Image]:
+def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> Any:
     """One overlay per sample at the picture's own size; ``options`` as of :func:`squeezecam.render.overlay.overlay`.
+
+    Of several streams ``{stream: pictures}``, see :func:`squeezecam.render.streams.stream_overlays`.
 
     Args:
         explanation: maps of rank 2 (pictures); one target per sample.
@@ -34,6 +37,10 @@ def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> 
     """
     from squeezecam.render.overlay import overlay
 
+    if isinstance(explanation.heatmap, dict):
+        from squeezecam.render.streams import stream_overlays
+
+        return stream_overlays(explanation, pictures, **options)
     shown, heat = as_pictures(explanation, pictures), maps(explanation)
     options = _one_scale(heat, options)
     return [overlay(picture, values, **options) for picture, values in zip(shown, heat, strict=True)]
@@ -46,6 +53,10 @@ def sheet(
     from squeezecam.render.figure import contact_sheet, tile
     from squeezecam.render.scale import Scale
 
+    if isinstance(explanation.heatmap, dict):
+        from squeezecam.render.streams import stream_sheet
+
+        return stream_sheet(explanation, pictures, captions=captions, **options)
     shown, heat = as_pictures(explanation, pictures), maps(explanation)
     captions = captions or [caption(explanation, i) for i in range(len(explanation))]
     options = _one_scale(heat, options)
@@ -69,20 +80,30 @@ def sheet(
 
 
 def save(explanation: Explanation, folder: str | Path, pictures: Any = None, **options: Any) -> list[Path]:
-    """Write ``000.png``, ``000.npz``, ... and ``sheet.png`` into ``folder``; maps of other ranks as ``.npz`` alone."""
+    """Write ``000.png``, ``000.npz``, ... and ``sheet.png`` into ``folder``; maps of other ranks as ``.npz`` alone.
+
+    Of several streams ``000_face.png``, ``000_audio.png``, ... where there is something to lay them on.
+    """
     from squeezecam.files import output_folder, write_npz, write_picture
 
     target = output_folder(folder)
     written = []
     digits = max(3, len(str(len(explanation) - 1)))
     flat = not isinstance(explanation.heatmap, dict) and explanation.heatmap.ndim == 3
-    drawn = overlays(explanation, pictures, **options) if flat else []
+    drawn: Any = overlays(explanation, pictures, **options) if flat else []
+    if isinstance(explanation.heatmap, dict):
+        # Inputs of any kind are kept: where nobody asked for pictures, those that are none give no pictures.
+        with contextlib.suppress(*([] if pictures is not None else [InputError])):
+            drawn = overlays(explanation, pictures, **options)
+    streams = bool(drawn) and not flat
     for i, one in enumerate(explanation):
         name = f"{i:0{digits}d}"
         written.append(write_npz(target / f"{name}.npz", arrays(one)))
         if flat:
             written.append(write_picture(target / f"{name}.png", drawn[i]))
-    if flat:
+        elif streams:
+            written += [write_picture(target / f"{name}_{stream}.png", of[i]) for stream, of in drawn.items()]
+    if flat or streams:
         written.append(write_picture(target / "sheet.png", sheet(explanation, pictures, **options)))
     return written
 
@@ -142,10 +163,11 @@ def as_pictures(explanation: Explanation, pictures: Any) -> list[Image.Image]:
         pictures = [pictures]
     if len(pictures) != len(explanation):
         raise InputError(f"{len(pictures)} pictures for {len(explanation)} explanations")
-    return [_picture(one) for one in pictures]
+    return [as_picture(one) for one in pictures]
 
 
-def _picture(one: Any) -> Image.Image:
+def as_picture(one: Any) -> Image.Image:
+    """A file name, PIL picture, array or tensor ``(C, H, W)`` as a PIL picture."""
     from PIL import Image
 
     from squeezecam.data.pixels import read_image, to_rgb

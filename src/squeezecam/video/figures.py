@@ -12,8 +12,10 @@ from squeezecam.errors import InputError
 from squeezecam.render.arrays import as_map
 from squeezecam.render.chart import bar_chart
 from squeezecam.render.figure import contact_sheet, panel, tile
-from squeezecam.render.parts import framed, stack
+from squeezecam.render.parts import LARGE, framed, stack
 from squeezecam.render.scale import find_scale
+from squeezecam.render.text import text_block
+from squeezecam.video.strip import Series, Strip
 
 if TYPE_CHECKING:
     from squeezecam.streams import StreamImportance
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 def frame_strip(
     pictures: Sequence[Any], maps: Sequence[Any], *, captions: Sequence[str] | None = None, count: int = 8,
-    title: str = "", size: int = 150,
+    title: str = "", size: int = 150, box: Any = None,
 ) -> Image.Image:  # fmt: skip
     """``count`` frames, evenly spaced, in a row with their maps on one scale.
 
@@ -32,6 +34,7 @@ def frame_strip(
         count: how many are shown.
         title: of the figure.
         size: side of each tile in pixels.
+        box: where on the pictures the maps lie, x0, y0, x1, y1; None: all over.
 
     Raises:
         InputError: numbers of frames that do not match.
@@ -44,7 +47,7 @@ def frame_strip(
     scale = find_scale(heat, "shared")
     tiles = [
         tile(_picture(pictures[i]), values, caption=captions[i] if captions else f"frame {i}", scale=scale,
-             show_scale=False, size=size)
+             show_scale=False, size=size, box=box)
         for i, values in zip(chosen, heat, strict=True)
     ]  # fmt: skip
     return contact_sheet(tiles, columns=len(tiles), title=title, scale=scale)
@@ -68,6 +71,24 @@ def spectrogram(values: Any, heatmap: Any, *, title: str = "", footer: str = "",
     return panel(picture, np.maximum(as_map(heatmap), 0)[::-1], title=title, footer=footer)
 
 
+def curves(
+    seconds: Any, fields: Sequence[tuple[str, Sequence[Series]]], *, title: str = "", width: int = 720
+) -> Image.Image:
+    """Curves over a clip, field below field, each with its own axis and legend.
+
+    Args:
+        seconds: times ``(n,)`` of the frames.
+        fields: a line of text, and the series drawn together.
+        title: of the figure.
+        width: in pixels.
+
+    """
+    parts = [text_block(title, width, LARGE)] if title else []
+    for name, series in fields:
+        parts.append(Image.fromarray(Strip(width, np.asarray(seconds, float), series).draw(None, name)))
+    return framed(stack(parts, gap=4), 4)
+
+
 def importance_bars(
     found: StreamImportance, *, title: str = "importance of the streams", width: int = 560
 ) -> Image.Image:
@@ -77,7 +98,7 @@ def importance_bars(
         bars = [(name, float(row[name])) for name in found.names]
         if all(np.isfinite(value) for _, value in bars):
             charts.append(bar_chart(bars, title=row["measure"], value_format=".3g", width=width))
-    head = bar_chart([("clips", float(len(found)))], title=title, value_format=".0f", width=width)
+    head = text_block(f"{title}, mean over {len(found)}", width, LARGE)
     return framed(stack([head, *charts], gap=0), 4)
 
 

@@ -43,26 +43,36 @@ class Strip:
         seconds: times ``(n,)`` of the frames.
         curves: series drawn in one field, in the colours of the legend.
         footer: what holds for the whole clip (model, method).
-        scale: of the heatmaps; its numbers and colours are in the strip.
+        scale: of the heatmaps; its numbers and colours are in the strip. None: no heatmaps belong to it.
 
     """
 
     def __init__(
-        self, width: int, seconds: NDArray[np.floating], curves: Sequence[Series], *, footer: str, scale: Scale
+        self,
+        width: int,
+        seconds: NDArray[np.floating],
+        curves: Sequence[Series],
+        *,
+        footer: str = "",
+        scale: Scale | None = None,
     ) -> None:
         self.seconds, self.curves = seconds, list(curves)
         self._left, self._right = MARGIN + 36, width - MARGIN - 1
         self._top = MARGIN + line_height(LARGE) + 2 * line_height(SMALL) + 4
         bottom = self._top + CURVE
-        height = bottom + line_height(SMALL) * 4 + 14
+        height = bottom + line_height(SMALL) * (4 if scale is not None else 2) + 14
         self.size = (width, height + height % 2)
         self._base = Image.new("RGB", self.size, PAPER)
         self._bottom = bottom
         self._draw_field(ImageDraw.Draw(self._base))
-        self._draw_footer(footer, scale)
+        if scale is not None:
+            self._draw_footer(footer, scale)
 
-    def draw(self, index: int, title: str, detail: str = "") -> NDArray[np.uint8]:
-        """The strip of frame ``index``, ``(height, width, 3)``: a title such as class and score, and a small line."""
+    def draw(self, index: int | None, title: str, detail: str = "") -> NDArray[np.uint8]:
+        """The strip of frame ``index``, ``(height, width, 3)``: a title such as class and score, and a small line.
+
+        Without a frame there is no playhead.
+        """
         image = self._base.copy()
         draw = ImageDraw.Draw(image)
         inside = self.size[0] - 2 * MARGIN
@@ -70,6 +80,8 @@ class Strip:
         for row, line in enumerate(wrap(detail, inside, SMALL, 2)):
             y = MARGIN - 4 + line_height(LARGE) + row * line_height(SMALL)
             draw_text(draw, (MARGIN, y), line, SMALL, GRAY)
+        if index is None:
+            return np.asarray(image)
         x = self._place(float(self.seconds[index]))
         draw.line((x, self._top, x, self._bottom), fill=NOW)
         for series, colour in zip(self.curves, _colours(len(self.curves)), strict=True):

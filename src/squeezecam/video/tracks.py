@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from squeezecam.errors import InputError
+from squeezecam.files import write_text
 from squeezecam.models.light_asd import FACE_SIZE
 from squeezecam.video.reading import Frame
 
@@ -83,6 +84,20 @@ def read_tracks(path: str | Path) -> list[FaceTrack]:
         order = sorted(boxes)
         tracks.append(FaceTrack(name, np.array(order, np.int64), np.array([boxes[i] for i in order], np.float64)))
     return tracks
+
+
+def write_tracks(path: str | Path, tracks: Sequence[FaceTrack]) -> Path:
+    """Tracks as the CSV that :func:`read_tracks` takes; returns its path.
+
+    Raises:
+        InputError: the file cannot be written.
+
+    """
+    lines = [",".join(COLUMNS)]
+    for track in tracks:
+        for frame, box in zip(track.frames.tolist(), track.boxes.tolist(), strict=True):
+            lines.append(f"{frame},{track.name}," + ",".join(f"{edge:.2f}" for edge in box))
+    return write_text(path, "\n".join(lines) + "\n")
 
 
 def _row(row: dict[str, Any], path: str | Path, line: int) -> tuple[int, list[float]]:

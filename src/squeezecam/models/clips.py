@@ -1,0 +1,86 @@
+"""Models of clips that come from somebody's own factory: how many frames they take, and how they take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam.models.loaded import DefaultPreprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FRAMES, SIDE = 16, 112
+"""What is taken where a model does not say: the usual clip of 3-D convolutional networks."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What a model takes.
+
+    Attributes:
+        frames: how many.
+        side: height and width, None where the model does not say.
+        frames_first: ``(N, T, C, h, w)`` as ``pixel_values``, in Hugging Face's way; else ``(N, C, T, h, w)``.
+        channels: 3, or 1 for gray.
+
+    """
+
+    frames: int
+    side: int | None
+    frames_first: bool
+    channels: int = 3
+
+
+def clips_of(model: nn.Module) -> Clips | None:
+    """What a model of clips takes, None for one of pictures.
+
+    A ``config`` with ``num_frames`` says it (VideoMAE, TimeSformer, ViViT), or attributes ``frames`` and ``side`` of
+    the model itself, or a first convolution in three dimensions, for which the usual 16 frames of 112 pixels are taken.
+    """
+    config = getattr(model, "config", None)
+    stated, side = getattr(config, "num_frames", None), getattr(config, "image_size", None)
+    if isinstance(stated, int):
+        return Clips(stated, side if isinstance(side, int) else None, True, int(getattr(config, "num_channels", 3)))
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if not isinstance(first, nn.Conv3d):
+        return None
+    frames, own = getattr(model, "frames", None), getattr(model, "side", None)
+    return Clips(
+        frames if isinstance(frames, int) else FRAMES,
+        own if isinstance(own, int) else SIDE,
+        False,
+        1 if first.in_channels == 1 else 3,
+    )
+
+
+def as_frames_first(batch: Tensor) -> dict[str, Tensor]:
+    """Clips ``(N, C, T, h, w)`` as the keyword argument that Hugging Face's video models take."""
+    return {"pixel_values": batch.transpose(1, 2)}
+
+
+@dataclass(frozen=True)
+class DefaultClipPreprocess:
+    """A sequence of pictures, or one picture held still, as ``(C, T, h, w)``.
+
+    Attributes:
+        frames: how often a single picture is repeated, and how many frames of a longer sequence are taken, evenly.
+        each: the preprocessing of one picture.
+
+    """
+
+    frames: int
+    each: DefaultPreprocess
+
+    def __call__(self, pictures: Image | Sequence[Any]) -> Tensor:
+        """The clip."""
+        listed = list(pictures) if isinstance(pictures, Sequence) else [pictures]
+        at = torch.linspace(0, len(listed) - 1, self.frames).round().long().tolist()
+        return torch.stack([self.each(listed[i]) for i in at], 1)
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames, {self.each}"

@@ -1,0 +1,129 @@
+"""Models of clips from somebody's own factory: how many frames, in which order, and all the way to an mp4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("av", reason="PyAV is not installed")
+
+from clips import write_clip
+from squeezecam import attach
+from squeezecam.commands.pictures import example_of
+from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
+from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
+from squeezecam.models.loaded import DefaultPreprocess
+from squeezecam.models.resolve import load_model
+from squeezecam.video.reading import read_frames
+from test_video import no_bar
+
+CONVOLUTIONS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    frames, side = 6, 24
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv3d(3, 8, 3, (1, 4, 4), 1), nn.ReLU())
+        self.fc = nn.Linear(8, 3)
+    def forward(self, x):
+        assert x.shape[1:] == (3, 6, 24, 24), x.shape
+        return self.fc(self.features(x).mean((2, 3, 4)))
+
+def net():
+    return Net()
+"""
+TRANSFORMERS = """
+import torch
+from squeezecam.models.torchvision_guard import ensure_torchvision
+ensure_torchvision()
+import transformers as hf
+
+SMALL = dict(image_size=32, patch_size=16, num_frames=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+             intermediate_size=32)
+
+def videomae():
+    torch.manual_seed(0)
+    return hf.VideoMAEForVideoClassification(hf.VideoMAEConfig(tubelet_size=2, **SMALL))
+
+def timesformer():
+    torch.manual_seed(0)
+    return hf.TimesformerForVideoClassification(hf.TimesformerConfig(**SMALL))
+"""
+MVIT = """
+import torch
+from squeezecam.models.torchvision_guard import ensure_torchvision
+ensure_torchvision()
+from torchvision.models.video.mvit import MSBlockConfig, MViT
+
+def mvit():
+    torch.manual_seed(0)
+    blocks = [MSBlockConfig(1, 8, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 2, 2]),
+              MSBlockConfig(2, 16, 32, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 2, 2])]
+    model = MViT((32, 32), 4, blocks, residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True,
+                 proj_after_attn=True, num_classes=5)
+    model.frames, model.side = 4, 32
+    return model
+"""
+
+
+def run(tmp_path: Path, code: str, factory: str, **options: object) -> VideoOutcome:
+    file = tmp_path / "own.py"
+    file.write_text(code)
+    loaded = load_model(f"{file}:{factory}")
+    assert loaded.clip
+    squeeze = attach(loaded.model, example_of(loaded))
+    clip = write_clip(tmp_path / "a.mp4", seconds=0.7, audio=None)  # 14 frames: the last window reaches back
+    chosen = VideoOptions(**options)  # type: ignore[arg-type]
+    return explain_clip(loaded, squeeze, clip, tmp_path / "o.mp4", chosen, no_bar)
+
+
+def test_a_network_of_three_dimensional_convolutions(tmp_path: Path) -> None:
+    outcome = run(tmp_path, CONVOLUTIONS, "net", figures=tmp_path / "figures")
+    assert outcome.frames == 14
+    assert len(list(read_frames(tmp_path / "o.mp4"))) == 14
+    values = [row["probability"] for row in outcome.rows]
+    assert values[0] == values[5] != values[13]  # one score per window; the flash is in the last
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"frames.png", "moments.png"}
+    with Image.open(tmp_path / "figures" / "frames.png") as picture:
+        assert picture.width > 8 * 150
+    assert {"frames.png", "moments.png"} <= {path.name for path in outcome.written}
+
+
+@pytest.mark.parametrize("factory", ["videomae", "timesformer"])
+def test_video_transformers_of_hugging_face(tmp_path: Path, factory: str) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    outcome = run(tmp_path, TRANSFORMERS, factory)
+    assert outcome.frames == 14
+    assert all(0 <= row["probability"] <= 1 for row in outcome.rows)
+
+
+def test_mvit(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    assert run(tmp_path, MVIT, "mvit").frames == 14
+
+
+def test_what_a_model_takes_is_read_from_it() -> None:
+    assert clips_of(torch.nn.Conv2d(3, 4, 3)) is None
+    found = clips_of(torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3)))
+    assert found is not None
+    assert (found.frames, found.side, found.channels, found.frames_first) == (16, 112, 1, False)
+    clip = torch.rand(2, 3, 4, 5, 6)
+    assert torch.equal(as_frames_first(clip)["pixel_values"][:, 1], clip[:, :, 1])
+
+
+def test_longer_sequences_are_thinned_and_one_picture_is_held() -> None:
+    each = DefaultPreprocess((8, 8))
+    pictures = [Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)) for i in range(9)]
+    clip = DefaultClipPreprocess(3, each)(pictures)
+    assert clip.shape == (3, 3, 8, 8)
+    for k, i in enumerate((0, 4, 8)):
+        torch.testing.assert_close(clip[:, k], each(pictures[i]))
+    still = DefaultClipPreprocess(3, each)(pictures[2])
+    assert torch.equal(still[:, 0], still[:, 2])
