@@ -1,0 +1,142 @@
+"""The network of a run: fresh from a seed or trained, with or without a block, the same otherwise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam import tree
+from squeezecam.attach import attach
+from squeezecam.errors import InputError, ModelError
+from squeezecam.module import Apply, Squeeze
+
+Build = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where the networks of a study come from.
+
+    Attributes:
+        example: a batch as the model takes it.
+        trained: with its weights, for fine-tuning; or None.
+        build: gives a network with fresh weights from torch's global generator; None: ``trained`` with every layer
+            reset.
+        at: where the block goes, as for :func:`squeezecam.attach`.
+        reduction: of the block.
+        outputs: units that the classification layer is to have; another number gets a new layer. None: as it is.
+        output: name of one of several outputs.
+        offset: what a new classification layer of one unit begins at: the mean of the labels, for a regression.
+
+    """
+
+    example: Any
+    trained: nn.Module | None = None
+    build: Build | None = None
+    at: Any = None
+    reduction: int = 16
+    outputs: int | None = None
+    output: str | None = None
+    offset: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run: where the trained one is."""
+        parameters = self.trained.parameters() if self.trained is not None else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
+    def start(self, start: str, seed: int, apply: Apply) -> Squeeze:
+        """A network with its block (identity start) for one run; the block takes nothing from the network's chance.
+
+        Everything drawn depends on ``seed``, so that two calls with different ``apply`` give the same weights.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self._fresh() if start == "scratch" else self._copy()
+            model = self._with_outputs(model)
+            torch.manual_seed(seed)
+            example = tree.to_device(self.example, self.device)
+            return attach(model, example, at=self.at, apply=apply, reduction=self.reduction)
+
+    def _copy(self) -> nn.Module:
+        if self.trained is None:
+            raise InputError("fine-tuning needs a trained model; a function that builds fresh ones was given")
+        return copy.deepcopy(self.trained)
+
+    def _fresh(self) -> nn.Module:
+        if self.build is not None:
+            return self.build().to(self.device)
+        return reset(self._copy())
+
+    def _with_outputs(self, model: nn.Module) -> nn.Module:
+        if self.outputs is None:
+            return model
+        squeeze = attach(model, tree.to_device(self.example, self.device), at=self.at)
+        squeeze.output_name(self.output)
+        name = squeeze.classifiers[squeeze.output_name(self.output)]
+        layer = model.get_submodule(name.rpartition(".")[0]) if name else None
+        if isinstance(layer, nn.Linear):
+            units = layer.out_features
+        elif isinstance(layer, nn.Conv2d):
+            units = layer.out_channels
+        else:
+            raise ModelError(
+                f"the labels need {self.outputs} outputs, and the classification layer of {type(model).__name__} is "
+                "none that can be replaced: give a model with that many"
+            )
+        if units == self.outputs:
+            return model
+        assert name is not None
+        parent, _, child = name.rpartition(".")[0].rpartition(".")
+        new: nn.Module
+        if isinstance(layer, nn.Linear):
+            new = nn.Linear(layer.in_features, self.outputs, layer.bias is not None)
+        else:
+            new = nn.Conv2d(layer.in_channels, self.outputs, layer.kernel_size, bias=layer.bias is not None)  # type: ignore[arg-type]
+        if self.offset is not None and self.outputs == 1 and isinstance(new.bias, nn.Parameter):
+            nn.init.constant_(new.bias, self.offset)
+        setattr(model.get_submodule(parent), child, new.to(next(layer.parameters())))
+        return model
+
+
+def reset(model: nn.Module) -> nn.Module:
+    """Every layer of ``model`` back to fresh weights, in place.
+
+    Raises:
+        ModelError: parameters that no layer's ``reset_parameters`` reaches would keep what they learned.
+
+    """
+    reached: set[int] = set()
+    for module in model.modules():
+        renew = getattr(module, "reset_parameters", None)
+        if callable(renew):
+            renew()
+            reached.update(id(t) for t in [*module._parameters.values(), *module._buffers.values()] if t is not None)
+            if isinstance(module, nn.MultiheadAttention):
+                reached.update(id(p) for p in module.parameters())
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+            reached.update(id(p) for p in module._parameters.values() if p is not None)
+    left = [name for name, p in model.named_parameters() if id(p) not in reached]
+    if left:
+        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        raise ModelError(
+            f"cannot train {type(model).__name__} from scratch: nothing says how {shown} begin; give a function that "
+            "builds a fresh one (scratch=...), or only fine-tune"
+        )
+    return model
+
+
+def same_tensors(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules hold the same values, to the bit, under the same names."""
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(_equal(one[key], two[key]) for key in one)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
