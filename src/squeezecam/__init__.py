@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from squeezecam.explanation import Explanation
     from squeezecam.inspection import inspect
     from squeezecam.module import Squeeze
+    from squeezecam.parity import parity
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _LAZY = {
     "inspect": "squeezecam.inspection",
     "compare": "squeezecam.evaluation",
     "evaluate": "squeezecam.evaluation",
+    "parity": "squeezecam.parity",
     "vector": "squeezecam.vector",
     "heatmap": "squeezecam.heatmap",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "get",
     "inspect",
     "load",
+    "parity",
 ]
 
 
