@@ -3,7 +3,7 @@
     python benchmarks/evidence_demo.py --out evidence-demo
     python benchmarks/evidence_demo.py --out evidence-demo --pictures docs/images
 
-Block and refiner are fitted without labels on 600 drawn pictures; 300 pictures of digits that were never seen are
+Block and refiner are fitted without labels on 600 drawn pictures; 150 pictures of digits that were never seen are
 measured. Needs the ``peers`` extra for the other libraries' methods.
 """
 
@@ -25,7 +25,7 @@ from squeezecam.module import Squeeze
 from squeezecam.peers import choose
 from squeezecam.render.compare import comparison_grid
 
-FITTING, TESTING, BATCH = 600, 300, 50
+FITTING, TESTING, BATCH = 600, 150, 50
 METHODS = "own,grad-cam,grad-cam++,layercam,eigen-cam,fem,ablation-cam,score-cam"
 SHOWN = ("published", "class", "refined", "focus", "grad-cam", "all-channel-mean")
 
