@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -615,7 +616,8 @@ def start(folder: Path, *arguments: object, **options: Any) -> subprocess.Popen[
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [sys.executable, "-m", "squeezecam", *map(str, arguments)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **(pipes | options))
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background, shells have it ignored
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, preexec_fn=heard, **(pipes | options))
 
 
 def wait_for(seen: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,10 @@ def test_control_c_while_a_library_is_imported_is_one_line(tmp_path: Path, packa
     mark = tmp_path / "importing"
     (tmp_path / f"{package}.py").write_text(SLOW.format(mark=str(mark)))
     paths = [str(tmp_path), *sys.path]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background, shells have it ignored
     process = subprocess.Popen(
         [sys.executable, "-m", "squeezecam", "inspect"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        preexec_fn=heard, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     for _ in range(600):
         if mark.exists() or process.poll() is not None:
