@@ -151,7 +151,7 @@ def test_pictures_are_read_once_and_again_only_where_memory_ends(folder: Path, m
     found = read_labelled(folder / "data", None, PIXELS)
     targets = torch.tensor([0] * 15 + [1] * 15)
     whole = PictureSamples(loaded(), found.sources, targets, lambda name, why: None)
-    monkeypatch.setattr("squeezecam.parity.pictures.KEPT_BYTES", 5 * 3 * 16 * 16 * 4)
+    monkeypatch.setattr(sys.modules[PictureSamples.__module__], "KEPT_BYTES", 5 * 3 * 16 * 16 * 4)
     part = PictureSamples(loaded(), found.sources, targets, lambda name, why: None)
     assert (len(whole.kept), len(part.kept)) == (30, 5)
     index = torch.tensor([29, 2, 7])
