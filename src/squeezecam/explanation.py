@@ -169,7 +169,7 @@ def explain(
         with full_precision(values.device):
             for stream, seen in captures.items():
                 maps = frame_maps if squeeze.per_frame else native_maps
-                raw, kept[stream] = maps(squeeze, stream, seen, name, chosen, targets)
+                raw, kept[stream] = maps(squeeze, stream, seen, name, chosen, targets, values)
                 if spread:
                     mask, layout = kept[stream].mask, squeeze.places[stream].layout
                     raw = spread_by_change(raw, seen.features, seen.gates, mask, layout, lengths)

@@ -119,8 +119,10 @@ class Head:
     def class_map(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the logit less a constant."""
         if self.kind == "conv":
-            maps = self._conv_maps(model, features)
-            return maps[torch.arange(target.shape[0], device=maps.device), target]
+            found = heatmap.weighted_sum(self.evidence_features(features), self.matrix(model)[target])
+            bias = _optional(model, self.bias)
+            found = found if bias is None else found + bias[target].view(-1, *[1] * (found.ndim - 1))
+            return found.relu() if self.activation == "relu" else found
         return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
 
     def channel_evidence(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:

@@ -123,9 +123,15 @@ def said_of(evidence: Head | ReadoutHead) -> str:
 
 
 def native_maps(
-    squeeze: Squeeze, stream: str, seen: Capture, output: str, chosen: Method, targets: Tensor | None
+    squeeze: Squeeze,
+    stream: str,
+    seen: Capture,
+    output: str,
+    chosen: Method,
+    targets: Tensor | None,
+    values: Tensor | None = None,
 ) -> tuple[Tensor, vector.Kept]:
-    """Native maps ``(N, K, *S)`` for K targets, and the kept channels of the first."""
+    """Native maps ``(N, K, *S)`` for K targets, and the kept channels of the first; ``values``: the model's output."""
     if chosen.of_class and targets is None:
         raise InputError(f"class evidence needs an output with classes; '{output}' has none")
     rule, head = vector.keep_rule(chosen.keep), squeeze.evidence(output, stream)
@@ -141,7 +147,7 @@ def native_maps(
             assert head is not None
             assert goal is not None
             features = _scaled(seen.features, in_path)
-            mask = refined_map(refiner, head, squeeze.model, features, goal)
+            mask = refined_map(refiner, head, squeeze.model, features, goal, values)
             maps.append(mask if chosen.aggregate == "refined" else focused_map(features, mask))
         elif chosen.aggregate == "class":
             assert head is not None
@@ -154,7 +160,13 @@ def native_maps(
 
 
 def frame_maps(
-    squeeze: Squeeze, stream: str, seen: Capture, output: str, chosen: Method, targets: Tensor | None
+    squeeze: Squeeze,
+    stream: str,
+    seen: Capture,
+    output: str,
+    chosen: Method,
+    targets: Tensor | None,
+    values: Tensor | None = None,
 ) -> tuple[Tensor, vector.Kept]:
     """The same where every frame has its own SE vector: each frame is a sample, and is put back into its clip."""
     layout = squeeze.places[stream].layout
@@ -166,7 +178,8 @@ def frame_maps(
         gates=seen.gates.flatten(0, 1),
     )
     again = targets.repeat_interleave(frames, 0) if targets is not None else None
-    raw, kept = native_maps(squeeze, stream, one, output, chosen, again)
+    per_frame = values.repeat_interleave(frames, 0) if values is not None and values.ndim == 2 else None
+    raw, kept = native_maps(squeeze, stream, one, output, chosen, again, per_frame)
     clips = torch.stack([unfold_time(of_one, layout, n) for of_one in raw.unbind(1)], 1)
     fallback, tied = (flags.unflatten(0, (n, frames)) for flags in (kept.fallback, kept.tied))
     return clips, vector.Kept(kept.mask.unflatten(0, (n, frames)), fallback.any(1), tied.all(1))

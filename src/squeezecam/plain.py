@@ -116,7 +116,7 @@ class Plain(nn.Module):
             in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
             if self.refiner is not None:
-                mask = refined_map(self.refiner, self.head, self.model, scaled, goal)
+                mask = refined_map(self.refiner, self.head, self.model, scaled, goal, values)
                 return focused_map(scaled, mask) if self.method == "focus" else mask
             return self.head.class_map(self.model, scaled, goal)
         score = gates

@@ -86,11 +86,19 @@ class Refiner(nn.Module):
 
 
 def refined_map(
-    refiner: Refiner, head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor
+    refiner: Refiner,
+    head: Head | ReadoutHead,
+    model: nn.Module,
+    features: Tensor,
+    target: Tensor,
+    values: Tensor | None = None,
 ) -> Tensor:
-    """The refined map ``(N, f H, f W)`` of class ``target (N,)``: 0 where the class map is nowhere positive."""
+    """The refined map ``(N, f H, f W)`` of class ``target (N,)``: 0 where the class map is nowhere positive.
+
+    ``values`` is the model's output ``(N, K)`` where it is at hand, see :func:`evidence_maps`.
+    """
     features = heatmap.at_least_float32(features)
-    evidence, contrast = evidence_maps(head, model, features, target)
+    evidence, contrast = evidence_maps(head, model, features, target, values)
     some = (evidence.flatten(1).amax(1) > 0).view(-1, 1, 1)
     dtype = refiner.project.weight.dtype
     mask = refiner(features.to(dtype), evidence.to(dtype), contrast.to(dtype))
@@ -109,16 +117,19 @@ def focused_map(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def evidence_maps(
-    head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor
+    head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor, values: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Signed class map ``(N, H, W)``, and the same less the class maps of the runner-up classes.
 
     The runners-up are the :data:`RUNNERS_UP` other classes with the highest logits, weighted by their softmax among
     themselves: up to a factor the direction in which the log-probability of the class rises. Where there is one class,
-    or where classes do not compete (sigmoid), the contrast is the class map.
+    or where classes do not compete (sigmoid), the contrast is the class map. The logits are taken from ``values``, the
+    model's output; without it, or where it has an axis more, they are computed from the features.
     """
     evidence = head.class_map(model, features, target)
-    logits = head.logits(model, features)
+    logits = head.logits(model, features) if values is None or values.ndim != 2 else heatmap.at_least_float32(values)
+    if head.link == "softmax" and values is not None and values.ndim == 2:
+        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     if logits.shape[1] < 2 or head.link == "sigmoid":
         return evidence, evidence
     others = logits.scatter(1, target[:, None], float("-inf"))

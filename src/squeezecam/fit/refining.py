@@ -229,7 +229,7 @@ class _Fitting:
         values, features = self._capture(call)
         target = values.argmax(1)
         full = self._probability(values, target)
-        masks = refined_map(self.refiner, self.head, self.squeeze.model, features, target)
+        masks = refined_map(self.refiner, self.head, self.squeeze.model, features, target, values)
         large = F.interpolate(masks[:, None], pictures.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         soft = min_max(large)
         chosen = _cut(soft, torch.full((len(soft),), share) if share else _shares(len(soft)))[:, None]
