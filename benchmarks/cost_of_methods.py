@@ -1,6 +1,6 @@
 """What each of our maps costs, in plain forward passes of the same model: alternating rounds, processor time.
 
-    python benchmarks/cost_of_methods.py --model models.py:mobilenet_v2 --adapter m.squeeze.safetensors --size 224
+python benchmarks/cost_of_methods.py --model models.py:mobilenet_v2 --adapter m.squeeze.safetensors --size 224
 """
 
 from __future__ import annotations
