@@ -129,11 +129,12 @@ def explain(
         inputs: what the model takes: a tensor, a tuple or a dict.
         method: ``"published"`` (SE vector, z-score rule, mean of the kept channels of the scaled map; arXiv
             2412.05134), ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the
-            target).
-            None: the published map once the block is fitted; before, and where a target is given, the class map if the
-            classification layer is known exactly or has a fitted read-out, which ``method`` of the result then names
-            with its R². Where features can be negative, the mean of the kept channels is that
-            of their positive parts, and the result says so.
+            target), and with a refiner (:meth:`Squeeze.refine`) ``"refined"`` (the class map as a mask) and ``"focus"``
+            (where the one main object is).
+            None: the refined map where there is a refiner; else the published map once the block is fitted; before,
+            and where a target is given, the class map if the classification layer is known exactly or has a fitted
+            read-out, which ``method`` of the result then names with its R². Where features can be negative, the mean
+            of the kept channels is that of their positive parts, and the result says so.
         target: class to explain, for maps that depend on one: int, one per sample, a list of several per sample (one
             map each), or a function of the model's output that returns class indices. None: the predicted class.
         output: name of the output that scores and targets refer to, where there are several.

@@ -189,7 +189,7 @@ def channel_scores(squeeze: Squeeze, seen: Capture, output: str, chosen: Method,
     """What a method ranks the channels by, ``(N, C)``, for the classes ``goal (N,)``."""
     gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
     in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
-    return _score(squeeze, squeeze.head(output), chosen.score, seen, gates, in_path, goal)
+    return _score(squeeze, squeeze.evidence(output), chosen.score, seen, gates, in_path, goal)
 
 
 def _score(

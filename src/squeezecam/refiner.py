@@ -52,8 +52,8 @@ class Refiner(nn.Module):
         self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
-        nn.init.zeros_(self.correct.weight)
-        nn.init.zeros_(self.correct.bias if self.correct.bias is not None else self.slope)
+        for parameter in self.correct.parameters():
+            nn.init.zeros_(parameter)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -127,9 +127,12 @@ def evidence_maps(
     model's output; without it, or where it has an axis more, they are computed from the features.
     """
     evidence = head.class_map(model, features, target)
-    logits = head.logits(model, features) if values is None or values.ndim != 2 else heatmap.at_least_float32(values)
-    if head.link == "softmax" and values is not None and values.ndim == 2:
-        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    if values is None or values.ndim != 2:
+        logits = head.logits(model, features)
+    else:
+        logits = heatmap.at_least_float32(values)
+        if head.link == "softmax":
+            logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     if logits.shape[1] < 2 or head.link == "sigmoid":
         return evidence, evidence
     others = logits.scatter(1, target[:, None], float("-inf"))

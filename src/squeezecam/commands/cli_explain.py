@@ -26,7 +26,9 @@ def explain(
     adapter: o.Adapter = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="published | contribution | class; default: what the evidence supports"),
+        typer.Option(
+            "--method", help="published | contribution | class | refined | focus; default: what the evidence supports"
+        ),
     ] = None,
     target: o.Target = None,
     keep: o.Keep = None,

@@ -40,7 +40,9 @@ def video(
         Path | None,
         typer.Option("--other-sound", help="light-asd: report what changes, stream by stream, with this file's sound"),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="published | contribution | class")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="published | contribution | class | refined | focus")
+    ] = None,
     target: Annotated[
         int | None, typer.Option("--target", min=0, help="class to explain; default: each frame's predicted one")
     ] = None,

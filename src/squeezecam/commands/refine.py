@@ -46,6 +46,9 @@ class _Readable:
     def __init__(self, pictures: NumberedPictures) -> None:
         self.pictures = pictures
 
+    def __len__(self) -> int:
+        return len(self.pictures)
+
     def __iter__(self) -> Iterator[Any]:
         for number in range(len(self.pictures)):
             batch = self.pictures[number]

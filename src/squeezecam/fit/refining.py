@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ SOFTNESS = 0.05
 SHARES = (0.1, 0.9)
 CONFIRMING, ORDERING = 1.0, 2.0
 """Weights of the two halves of the loss."""
+LOOKED_AT = 16
+"""Batches that the mean and deviation of the features are taken from."""
 FASTER = 10.0
 """How much faster slope and balance of the refiner learn."""
 
@@ -128,7 +130,7 @@ def refine(
     check_refinable(len(place.grid), name)
     if iter(batches) is batches:
         raise FitError("refining goes over the data several times: pass a list or a DataLoader, not an iterator")
-    total = sum(1 for _ in batches)
+    total = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     held = max(1, round(total * hold_out))
     if total < 2:
         raise FitError(f"refining needs at least two batches, one of them to stop by: got {total}")
@@ -157,6 +159,7 @@ def refine(
             with bar.task("refine", steps) as advance:
                 for epoch in range(epochs):
                     refiner.train()
+                    fitting.samples = 0
                     for batch in _after(batches, held):
                         loss = fitting.loss(batch, None, mirrored=bool(torch.rand(()) < 0.5))["loss"]
                         optimiser.zero_grad()
@@ -164,6 +167,7 @@ def refine(
                         optimiser.step()
                         schedule.step()
                         advance(1)
+                    samples = fitting.samples
                     now = fitting.validate(batches, held)
                     history.append(now["loss"])
                     if now["loss"] < best["loss"]:
@@ -172,7 +176,7 @@ def refine(
     refiner.load_state_dict(state)
     squeeze.set_refiner(refiner)
     return RefineReport(
-        name, fitting.samples, fitting.held, epochs, best_epoch, round(time.perf_counter() - started, 1), before, best,
+        name, samples, fitting.held, epochs, best_epoch, round(time.perf_counter() - started, 1), before, best,
         history, seed,
     )  # fmt: skip
 
@@ -189,15 +193,14 @@ class _Fitting:
         self.path = squeeze.input_paths[stream]
 
     def look(self, batches: Iterable[Any], held: int) -> None:
-        """Mean and deviation of the features, over a few batches; and how many samples there are."""
+        """Mean and deviation of the features over a few batches, and how many samples are held out."""
         seen, sums, squares = 0, None, None
         for number, batch in enumerate(batches):
+            if number == held + LOOKED_AT:
+                break
             call, pictures = self._call(batch)
             if number < held:
                 self.held += len(pictures)
-            else:
-                self.samples += len(pictures)
-            if number - held not in range(16):
                 continue
             flat = self._capture(call)[1].transpose(0, 1).flatten(1).double()
             sums = flat.sum(1) if sums is None else sums + flat.sum(1)
@@ -223,6 +226,7 @@ class _Fitting:
     def loss(self, batch: Any, share: float | None, mirrored: bool = False) -> dict[str, Tensor]:
         """The loss and its parts for one batch; ``share`` None: drawn for every sample."""
         call, pictures = self._call(batch)
+        self.samples += len(pictures)
         if mirrored:
             pictures = pictures.flip(3)
             call = tree.replace(call, self.path, pictures)
