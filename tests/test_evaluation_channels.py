@@ -12,7 +12,8 @@ import squeezecam
 from conftest import Planted
 from squeezecam import InputError
 from squeezecam.evaluation.channels import channel_figures
-from squeezecam.evaluation.pace import AT_ONCE, paced
+from squeezecam.evaluation.pace import paced
+from squeezecam.pacing import AT_ONCE
 from squeezecam.evaluation.subject import Subject
 
 NAMES = ["channel_faithfulness", "channel_correlation", "opposing_share"]

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from squeezecam.errors import InputError
 from squeezecam.evaluation.subject import Subject
+from squeezecam.pacing import at_once
 
-AT_ONCE = 4 * 3 * 224 * 224
-"""Values of pictures in one pass on a CPU. Four of 224 pixels stay in the cache with their activations: a MobileNetV2
-takes 16 ms a picture, and 24 to 38 ms in batches of 8 or 16 (one core)."""
-FEWEST = 4
 TOLERANCE = 1e-3
 """Largest difference of an answer, of the answers' range, that another order of the same sums can make."""
 
@@ -32,9 +29,9 @@ def paced(subject: Subject, pictures: Tensor, batch_size: int) -> tuple[Subject,
         batch_size: most pictures in one pass.
 
     """
+    size = at_once(pictures, batch_size)
     if pictures.device.type != "cpu":
-        return subject, batch_size
-    size = min(batch_size, max(FEWEST, AT_ONCE // max(1, pictures[0].numel())))
+        return subject, size
     faster = replace(subject, make_inputs=_ChannelsLast(subject.make_inputs))
     some = pictures[:2]
     plain = subject.predict(some)

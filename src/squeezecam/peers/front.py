@@ -54,9 +54,15 @@ class Front(nn.Module):
         """Scores ``(N, K)``; a single value per sample becomes ``(N, 1)``."""
         if self.runner is not None and not isinstance(self.tap, nn.Identity):
             return self._head_only()
-        args, kwargs = tree.replace(self.call, self.path, pictures)
+        args, kwargs = tree.replace(self.call, self.path, self._laid_out(pictures))
         with tapped(self.squeeze.model, {self.stream: self.place}, {self.stream: self._handle}):
             return self._scores(self.squeeze(*args, **kwargs))
+
+    def _laid_out(self, pictures: Tensor) -> Tensor:
+        """As the caller's pictures lie in memory: libraries make perturbed ones anew, channels first."""
+        last = torch.channels_last
+        wanted = self.pictures.is_contiguous(memory_format=last) and not self.pictures.is_contiguous()
+        return pictures.contiguous(memory_format=last) if wanted else pictures
 
     def skip_trunk(self) -> None:
         """Once ``tap`` is replaced by a layer that makes the map itself, run only what follows, if that is the same."""

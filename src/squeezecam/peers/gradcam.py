@@ -13,12 +13,13 @@ from torch import Tensor
 from squeezecam.errors import InputError
 from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
+from squeezecam.pacing import at_once
 from squeezecam.peers.front import Front, fronted
 from squeezecam.peers.method import MapMethod, Run
 
 PACKAGE = "pytorch_grad_cam"
 PASSES = 32
-"""Perturbed pictures per pass of the methods that need one for every channel."""
+"""Most perturbed pictures per pass of the methods that need one for every channel."""
 
 
 def cam(kind: str, *, per_channel: bool = False) -> Run:
@@ -64,9 +65,10 @@ def cam(kind: str, *, per_channel: bool = False) -> Run:
 
 def _maps(make: Any, front: Front, pictures: Tensor, targets: list[Any], kind: str) -> Tensor:
     """The library's maps for some pictures; its hooks are gone afterwards, also after an error."""
-    options = {"batch_size": PASSES} if kind == "AblationCAM" else {}
+    passes = PASSES if kind == "AblationCAM" else at_once(pictures, PASSES)  # Ablation-CAM runs the head alone
+    options = {"batch_size": passes} if kind == "AblationCAM" else {}
     explainer = make(model=front, target_layers=[front.tap], **options)
-    explainer.batch_size = PASSES
+    explainer.batch_size = passes
     try:
         with _without_bar(type(explainer).__module__):
             found = explainer(input_tensor=pictures, targets=targets)
