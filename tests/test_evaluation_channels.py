@@ -13,8 +13,8 @@ from conftest import Planted
 from squeezecam import InputError
 from squeezecam.evaluation.channels import channel_figures
 from squeezecam.evaluation.pace import paced
-from squeezecam.pacing import AT_ONCE
 from squeezecam.evaluation.subject import Subject
+from squeezecam.pacing import AT_ONCE
 
 NAMES = ["channel_faithfulness", "channel_correlation", "opposing_share"]
 

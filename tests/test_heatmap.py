@@ -78,7 +78,7 @@ def test_linear_and_nearest_stay_within_the_range_where_cubic_overshoots():
     spike = torch.zeros(1, 5, 5)
     spike[0, 2, 2] = 1
     assert heatmap.upsample(spike, (40, 40)).min() < -0.01
-    for mode in ("linear", "nearest"):
+    for mode in ("linear", "nearest", "spline"):
         found = heatmap.upsample(spike, (40, 40), mode)
         assert found.min() == 0
         assert found.max() <= 1
@@ -97,6 +97,25 @@ def test_the_hottest_cell_stays_where_it_is():
 def test_the_same_size_is_left_alone_to_the_bit():
     maps = torch.randn(2, 5, 6)
     assert torch.equal(heatmap.upsample(maps, (5, 6)), maps)
+
+
+def test_the_spline_is_the_cubic_b_spline():
+    spike = torch.zeros(1, 9, dtype=torch.float64)
+    spike[0, 4] = 6
+    found = heatmap.upsample(spike, (18,), "spline")[0]  # points at cells 3.75, 4.25, ...
+    near = [4 - 6 * t**2 + 3 * t**3 for t in (0.25, 0.25, 0.75)]
+    far = [(2 - t) ** 3 for t in (1.25, 1.75)]
+    torch.testing.assert_close(found[8:14], torch.tensor([*near, *far, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found, found.flip(0))
+
+
+def test_the_spline_puts_a_peak_between_two_cells_that_are_alike():
+    pair = torch.zeros(1, 6, 6)
+    pair[0, 2, 2] = pair[0, 2, 3] = 1
+    found = heatmap.upsample(pair, (60, 60), "spline")[0]
+    row, column = divmod(int(found.argmax()), 60)
+    assert row in (24, 25)
+    assert column in (29, 30)
 
 
 def test_unknown_names_and_other_ranks_are_refused():

@@ -129,8 +129,8 @@ def explain(
         inputs: what the model takes: a tensor, a tuple or a dict.
         method: ``"published"`` (SE vector, z-score rule, mean of the kept channels of the scaled map; arXiv
             2412.05134), ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the
-            target), and with a refiner (:meth:`Squeeze.refine`) ``"refined"`` (the class map as a mask) and ``"focus"``
-            (where the one main object is).
+            target), ``"focus"`` (where the object of the class is; :func:`squeezecam.heatmap.focused`), and with a
+            refiner (:meth:`Squeeze.refine`) ``"refined"`` (the class map as a mask).
             None: the refined map where there is a refiner; else the published map once the block is fitted; before,
             and where a target is given, the class map if the classification layer is known exactly or has a fitted
             read-out, which ``method`` of the result then names with its R². Where features can be negative, the mean
@@ -144,8 +144,8 @@ def explain(
             ``"change"``: the method's map, in each frame weighted by how much the kept channels change around it
             (:func:`squeezecam.change.spread_by_change`; ours). It is the default, with ``method`` left out as well, of
             models with several streams and scores for every frame, from 8 frames on.
-        upsample: ``"bicubic"``, ``"linear"`` or ``"nearest"``; None: bicubic as published, linear for class evidence,
-            which is cut at 0 before.
+        upsample: ``"bicubic"``, ``"linear"``, ``"nearest"`` or ``"spline"``; None: bicubic as published, spline for
+            class evidence, which is cut at 0 before.
         size: size of the heatmap, an int for all axes alike; None: that of the input.
         lengths: for padded clips, how many frames of each (in frames of the map) are no padding, or a bool mask
             ``(N, T)`` of those that are none: the rest does not enter the squeeze, and its map is 0.
@@ -247,7 +247,7 @@ def _status(
     if isinstance(evidence, ReadoutHead):
         for lines in said:
             lines += [doubt] if (doubt := evidence.doubt()) is not None else []
-    elif not fitted:
+    elif not fitted and chosen.aggregate not in ("refined", "focus"):
         shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
         for lines in said:
             lines.append(f"block not fitted: {shown}")

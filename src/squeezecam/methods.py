@@ -14,7 +14,7 @@ from squeezecam.errors import InputError
 from squeezecam.frames import fold_time, unfold_time
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
-from squeezecam.refiner import focused_map, refined_map
+from squeezecam.refiner import refined_map
 from squeezecam.targets import Target
 
 if TYPE_CHECKING:
@@ -34,20 +34,20 @@ class Method:
     @property
     def needs_refiner(self) -> bool:
         """Whether the map is made by a fitted refiner."""
-        return self.aggregate in ("refined", "focus")
+        return self.aggregate == "refined"
 
     @property
     def of_class(self) -> bool:
         """Whether the map depends on a class."""
-        return "class" in (self.score, self.aggregate) or self.needs_refiner
+        return "class" in (self.score, self.aggregate) or self.aggregate in ("refined", "focus")
 
 
 METHODS = {
     "published": Method("published", "gate", "zscore", None),
     "contribution": Method("contribution", "contribution", "zscore", None),
-    "class": Method("class", "class", "all", "class", "linear"),
-    "refined": Method("refined", "class", "all", "refined", "linear"),
-    "focus": Method("focus", "class", "all", "focus", "linear"),
+    "class": Method("class", "class", "all", "class", "spline"),
+    "refined": Method("refined", "class", "all", "refined", "spline"),
+    "focus": Method("focus", "class", "all", "focus", "spline"),
 }
 
 
@@ -147,12 +147,13 @@ def native_maps(
             assert head is not None
             assert goal is not None
             features = _scaled(seen.features, in_path)
-            mask = refined_map(refiner, head, squeeze.model, features, goal, values)
-            maps.append(mask if chosen.aggregate == "refined" else focused_map(features, mask))
-        elif chosen.aggregate == "class":
+            maps.append(refined_map(refiner, head, squeeze.model, features, goal, values))
+        elif chosen.aggregate in ("class", "focus"):
             assert head is not None
             assert goal is not None
-            maps.append(_class_map(squeeze, head, seen.features, in_path, kept[-1], goal))
+            evidence = _class_map(squeeze, head, seen.features, in_path, kept[-1], goal)
+            focus = chosen.aggregate == "focus"
+            maps.append(heatmap.focused(evidence, _scaled(seen.features, in_path)) if focus else evidence)
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

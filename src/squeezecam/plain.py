@@ -12,7 +12,7 @@ from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
-from squeezecam.refiner import focused_map, refined_map
+from squeezecam.refiner import refined_map
 from squeezecam.sizes import enlarged, input_size
 from squeezecam.tap import by_keyword
 
@@ -116,9 +116,9 @@ class Plain(nn.Module):
             in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
             if self.refiner is not None:
-                mask = refined_map(self.refiner, self.head, self.model, scaled, goal, values)
-                return focused_map(scaled, mask) if self.method == "focus" else mask
-            return self.head.class_map(self.model, scaled, goal)
+                return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
+            evidence = self.head.class_map(self.model, scaled, goal)
+            return heatmap.focused(evidence, scaled) if self.method == "focus" else evidence
         score = gates
         if self.method == "contribution":
             score = gates * (self.head.squeeze(features) if self.head is not None else squeeze_positions(features))

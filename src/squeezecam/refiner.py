@@ -65,7 +65,9 @@ class Refiner(nn.Module):
     def forward(self, features: Tensor, evidence: Tensor, contrast: Tensor) -> Tensor:
         """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)``, class map and contrast ``(N, H, W)``, both signed."""
         energy = features.square().mean(1).sqrt()
-        maps = torch.stack([_over_maximum(evidence), _over_maximum(contrast), _over_maximum(energy)], 1)
+        maps = torch.stack(
+            [heatmap.over_maximum(evidence), heatmap.over_maximum(contrast), heatmap.over_maximum(energy)], 1
+        )
         seen = (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
         small = torch.cat([maps, self.drop(self.project(seen))], 1)
         size = (small.shape[2] * self.factor, small.shape[3] * self.factor)
@@ -105,17 +107,6 @@ def refined_map(
     return torch.where(some, mask.to(features.dtype), 0.0)
 
 
-def focused_map(features: Tensor, mask: Tensor) -> Tensor:
-    """Where the object is, ``(N, f H, f W)``: the principal component of the features, held to the refined mask.
-
-    ``(p sqrt(m)) ** 1.25`` for the positive part p of the component, over its maximum. The component outlines what
-    stands out, whatever its class; the mask takes out what the class does not rest on.
-    """
-    component = _over_maximum(heatmap.principal(features).relu())
-    fine = F.interpolate(component[:, None], mask.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return (fine * mask.sqrt()) ** 1.25
-
-
 def evidence_maps(
     head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor, values: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -151,11 +142,6 @@ def check_refinable(rank: int, output: str) -> None:
             f"the refiner is made for maps of height and width; that of output '{output}' has {rank} axes: "
             "use method='class'"
         )
-
-
-def _over_maximum(maps: Tensor) -> Tensor:
-    """Each map ``(N, H, W)`` over its largest magnitude."""
-    return maps / maps.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, 1, 1)
 
 
 def settings(refiner: Refiner) -> dict[str, int]:
