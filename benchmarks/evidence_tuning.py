@@ -4,8 +4,8 @@
     python benchmarks/evidence_tuning.py --model squeezenet --place          # localisation alone, in a minute
 
 120 ILSVRC training pictures, every eighth of each class, with boxes that we drew by eye (``tuning_boxes.csv``). An
-adapter has to be fitted on the others (``--others`` lists them). In brackets: 95 % intervals of the paired difference to
-the class map enlarged linearly, which is Grad-CAM where the head is pooling and a linear layer. Controls come last.
+adapter has to be fitted on the others (``--others`` lists them). In brackets: 95 % intervals of the paired difference
+to the class map enlarged linearly, which is Grad-CAM where the head is pooling and a linear layer. Controls come last.
 """
 
 from __future__ import annotations

@@ -216,3 +216,13 @@ def test_several_inputs_are_refused_with_their_shapes() -> None:
     squeeze = squeezecam.attach(TwoStreams(), pair)
     with pytest.raises(InputError, match=r"one tensor of pictures.*\(2, 2, 12, 12\), \(2, 2, 12, 12\)"):
         registry()["grad-cam"](squeeze, pair)
+
+
+def test_few_pictures_at_a_time_on_a_processor_as_many_as_wanted_elsewhere() -> None:
+    from squeezecam.pacing import AT_ONCE, at_once
+
+    assert at_once(torch.empty(1, 3, 224, 224), 32) == 4
+    assert at_once(torch.empty(1, 3, 32, 32), 32) == 32
+    assert at_once(torch.empty(1, 3, 1000, 1000), 32) == 4
+    assert at_once(torch.empty(1, AT_ONCE // 8, 1, 1), 32) == 8
+    assert at_once(torch.empty(1, 3, 224, 224, device="meta"), 32) == 32

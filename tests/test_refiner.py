@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import squeezecam
 from squeezecam import heatmap
 from squeezecam.errors import AdapterError, FitError, InputError
-from squeezecam.fit.refining import _cut
+from squeezecam.fit.refining import _cut, _varied
 from squeezecam.refiner import Refiner, evidence_maps, refined_map
 
 
@@ -98,6 +98,33 @@ def test_a_cut_has_the_share_asked_for_whatever_the_level() -> None:
     shares = torch.tensor([0.1, 0.5, 0.8])
     assert torch.allclose(_cut(masks, shares).mean((1, 2)), shares, atol=0.04)
     assert torch.allclose(_cut(masks + 3, shares), _cut(masks, shares), atol=1e-5)
+
+
+def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size() -> None:
+    columns = torch.arange(32.0).expand(1, 3, 32, 32)
+    torch.manual_seed(0)
+    spans = []
+    for _ in range(40):
+        row = _varied(columns)[0, 0, 16]
+        assert row.shape == (32,)
+        steps = row.diff()
+        assert bool((steps >= -1e-5).all()) or bool((steps <= 1e-5).all())  # in order, or mirrored
+        spans.append(float(row.amax() - row.amin()))
+    assert max(spans) == 31  # some are whole
+    assert 31 * 0.5 < min(spans) < 31 * 0.75  # some are cut, none to under .6 of the side
+
+
+def test_the_report_says_how_alike_the_map_of_the_masked_picture_is() -> None:
+    squeeze = squeezecam.attach(coloured(), patches(2))
+    report = squeeze.refine(list(patches(24).split(8)), epochs=1)
+    pictures = patches(8)  # the batch that was held out
+    first = squeeze.explain(pictures, method="refined", upsample="linear")
+    low, high = (f(first.heatmap.flatten(1), 1).view(-1, 1, 1) for f in (torch.amin, torch.amax))
+    masked = pictures * ((first.heatmap - low) / (high - low))[:, None]
+    again = squeeze.explain(masked, method="refined", target=first.target)
+    pairs = zip(first.raw, again.raw, strict=True)
+    alike = [(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) + 1) / 2 for a, b in pairs]
+    assert report.after["coherency"] == pytest.approx(sum(alike) / 8, abs=0.02)
 
 
 def test_it_learns_what_the_model_confirms_and_leaves_the_model_alone() -> None:
