@@ -19,7 +19,7 @@ import squeezecam
 from evidence import evaluation, table
 from squeezecam.data.demo import DemoImages
 from squeezecam.evaluation import randomise
-from squeezecam.files import write_picture
+from squeezecam.files import output_folder, write_picture
 from squeezecam.models.demo import DEMO_LABELS, demo_model
 from squeezecam.module import Squeeze
 from squeezecam.peers import choose
@@ -79,7 +79,7 @@ def main() -> None:
     print("\n".join(table(evaluation(found.records, None), "all")))
     checked = randomise(squeeze, test.images, METHODS.replace(",score-cam", ""), sample=60, out=arguments.out)
     print(checked)
-    folder = arguments.pictures or arguments.out
+    folder = output_folder(arguments.pictures or arguments.out)
     energy = found.values("refined", "energy_pointing_game")
     order = energy.argsort().tolist()
     sheets = {
