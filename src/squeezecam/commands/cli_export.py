@@ -16,7 +16,9 @@ def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="file to write: output, heatmap and gates, any batch size")],
     model: o.Model = "demo",
     adapter: o.Adapter = None,
-    method: Annotated[str | None, typer.Option("--method", help="published | contribution | class")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="published | contribution | class | refined | focus")
+    ] = None,
     target: o.Target = None,
     apply: o.Apply = None,
     strict: o.Strict = False,
