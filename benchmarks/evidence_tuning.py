@@ -41,7 +41,7 @@ def pictures_of(every: int = 8, count: int = 24) -> tuple[list[Path], list[Path]
     for file in files:
         kinds.setdefault(file.name.split("_")[0], []).append(file)
     chosen = [file for kind in kinds.values() for file in kind[: every * count : every]]
-    return chosen, [file for file in files if file not in set(chosen)]
+    return chosen, sorted(set(files) - set(chosen))
 
 
 def boxes_of(files: Sequence[Path], size: int) -> list[Tensor]:
@@ -68,12 +68,8 @@ def formed(name: str, form: Callable[[Tensor, Tensor], Tensor]) -> MapMethod:
             features = next(iter(captures.values())).features
             goal = squeeze.select(result).argmax(1) if target is None else target
             evidence = squeeze.evidence().class_map(squeeze.model, features, goal)
-            fine = tuple(heatmap.FINER * side for side in evidence.shape[1:])
-            seen, outline = (
-                heatmap.over_maximum(heatmap.upsample(heatmap.over_maximum(m.relu()), fine, "spline"))
-                for m in (evidence, heatmap.principal(features))
-            )
-            return heatmap.upsample(form(seen, outline), tuple(inputs.shape[-2:]), "spline")
+            found = form(*heatmap.seen_and_outline(evidence, features))
+            return heatmap.upsample(found, tuple(inputs.shape[-2:]), "spline")
 
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
 

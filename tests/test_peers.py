@@ -218,6 +218,17 @@ def test_several_inputs_are_refused_with_their_shapes() -> None:
         registry()["grad-cam"](squeeze, pair)
 
 
+def test_perturbed_pictures_reach_the_model_as_the_callers_lie_in_memory() -> None:
+    seen: list[bool] = []
+    net = ConvNet()
+    pictures = torch.rand(2, 2, 24, 24)
+    last = pictures.contiguous(memory_format=torch.channels_last)
+    squeeze = squeezecam.attach(net, pictures)
+    net.register_forward_pre_hook(lambda module, args: seen.append(args[0].is_contiguous()))
+    assert torch.allclose(Front(squeeze, last)(pictures), Front(squeeze, pictures)(pictures), atol=1e-5)
+    assert seen == [False, True]
+
+
 def test_few_pictures_at_a_time_on_a_processor_as_many_as_wanted_elsewhere() -> None:
     from squeezecam.pacing import AT_ONCE, at_once
 

@@ -247,7 +247,7 @@ def _status(
     if isinstance(evidence, ReadoutHead):
         for lines in said:
             lines += [doubt] if (doubt := evidence.doubt()) is not None else []
-    elif not fitted and chosen.aggregate not in ("refined", "focus"):
+    elif not fitted and (of_class or chosen.score != "class"):
         shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
         for lines in said:
             lines.append(f"block not fitted: {shown}")

@@ -91,12 +91,16 @@ def focused(evidence: Tensor, features: Tensor) -> Tensor:
     in height and width. Evidence alone also marks what goes with the class; the component
     alone marks whatever is most conspicuous. Ours; ``docs/evidence.md`` has figures.
     """
+    seen, outline = seen_and_outline(evidence, features)
+    return (seen * (ELSEWHERE + outline)) ** SHARPER
+
+
+def seen_and_outline(evidence: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """c and p of :func:`focused`, on its finer grid."""
     grid = evidence.shape[1:]
     fine = (*grid[:-2], *(FINER * side for side in grid[-2:]))
-    seen, outline = (
-        over_maximum(upsample(over_maximum(maps.relu()), fine, "spline")) for maps in (evidence, principal(features))
-    )
-    return (seen * (ELSEWHERE + outline)) ** SHARPER
+    seen, outline = (over_maximum(upsample(maps.relu(), fine, "spline")) for maps in (evidence, principal(features)))
+    return seen, outline
 
 
 def over_maximum(maps: Tensor) -> Tensor:

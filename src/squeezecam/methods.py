@@ -39,7 +39,7 @@ class Method:
     @property
     def of_class(self) -> bool:
         """Whether the map depends on a class."""
-        return "class" in (self.score, self.aggregate) or self.aggregate in ("refined", "focus")
+        return self.score == "class" or self.aggregate in ("class", "refined", "focus")
 
 
 METHODS = {
