@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
-from squeezecam import heatmap
 from squeezecam.errors import AdapterError, FitError, InputError
 from squeezecam.fit.refining import _cut, _varied
 from squeezecam.refiner import Refiner, evidence_maps, refined_map
@@ -186,37 +185,6 @@ def test_as_module_gives_the_same_map(refined: squeezecam.Squeeze, method: str) 
     pictures = patches(2, seed=4)
     _, found, _ = refined.as_module(method=method)(pictures)
     assert torch.allclose(found, refined.explain(pictures, method=method).heatmap, atol=1e-6)
-
-
-def test_focus_is_class_evidence_where_the_component_stands_out() -> None:
-    squeeze = squeezecam.attach(coloured(), patches(2))
-    pictures = patches(3, seed=6)
-    features = next(iter(squeeze.capture(pictures)[1].values())).features
-    flat = features.flatten(2).transpose(1, 2)
-    flat = flat - flat.mean(1, keepdim=True)
-    component = (flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:, 0, :, None])[..., 0]
-    energy = features.square().sum(1).flatten(1)
-    side = (component * (energy - energy.mean(1, keepdim=True))).sum(1, keepdim=True).sign()
-    evidence = squeeze.explain(pictures, method="class").raw
-
-    def fine(maps: Tensor) -> Tensor:
-        large = heatmap.upsample(maps.relu(), (32, 32), "spline")
-        return large / large.flatten(1).amax(1).view(-1, 1, 1)
-
-    wanted = (fine(evidence) * (0.3 + fine((component * side).view(3, 8, 8)))) ** 1.4
-    explanation = squeeze.explain(pictures, method="focus")
-    assert torch.allclose(explanation.raw, wanted, atol=1e-3)
-    assert explanation.status == ["ok"] * 3
-
-
-def test_focus_stays_on_the_class_asked_for_beside_something_bolder() -> None:
-    picture = torch.zeros(1, 3, 32, 32)
-    picture[0, 0, 4:12, 4:12] = 0.5  # red, asked for
-    picture[0, 1, 12:32, 16:32] = 1.0  # green, larger and brighter
-    found = squeezecam.attach(coloured(), patches(2)).explain(picture, method="focus", target=0).heatmap[0]
-    row, column = divmod(int(found.argmax()), 32)
-    assert 4 <= row < 12
-    assert 4 <= column < 12
 
 
 def test_an_adapter_keeps_it(refined: squeezecam.Squeeze, tmp_path: Path) -> None:

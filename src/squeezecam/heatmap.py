@@ -78,31 +78,6 @@ def principal(features: Tensor, steps: int = 24) -> Tensor:
     return torch.where(side < 0, -found, found).view(features.shape[0], *features.shape[2:])
 
 
-ELSEWHERE, SHARPER, FINER = 0.3, 1.4, 4
-"""What evidence counts where nothing stands out; exponent that gathers the map at its peak and leaves its order; how
-much finer in height and width the grid is that the two are multiplied on."""
-
-
-def focused(evidence: Tensor, features: Tensor) -> Tensor:
-    """Where the object of a class is: class evidence where the features stand out together.
-
-    ``(c (0.3 + p)) ** 1.4``, for the positive parts of the class map ``(N, *S)`` and of the principal component of the
-    features ``(N, C, *S)``, each over its maximum and enlarged by splines: the grid of the result is four times finer
-    in height and width. Evidence alone also marks what goes with the class; the component
-    alone marks whatever is most conspicuous. Ours; ``docs/evidence.md`` has figures.
-    """
-    seen, outline = seen_and_outline(evidence, features)
-    return (seen * (ELSEWHERE + outline)) ** SHARPER
-
-
-def seen_and_outline(evidence: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """c and p of :func:`focused`, on its finer grid."""
-    grid = evidence.shape[1:]
-    fine = (*grid[:-2], *(FINER * side for side in grid[-2:]))
-    seen, outline = (over_maximum(upsample(maps.relu(), fine, "spline")) for maps in (evidence, principal(features)))
-    return seen, outline
-
-
 def over_maximum(maps: Tensor) -> Tensor:
     """Each map ``(N, *S)`` over its largest magnitude."""
     return maps / maps.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, *[1] * (maps.ndim - 1))

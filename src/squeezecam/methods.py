@@ -11,6 +11,7 @@ from torch import Tensor
 from squeezecam import heatmap, vector
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import InputError
+from squeezecam.focus import focus_map
 from squeezecam.frames import fold_time, unfold_time
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
@@ -148,12 +149,15 @@ def native_maps(
             assert goal is not None
             features = _scaled(seen.features, in_path)
             maps.append(refined_map(refiner, head, squeeze.model, features, goal, values))
-        elif chosen.aggregate in ("class", "focus"):
+        elif chosen.aggregate == "class":
             assert head is not None
             assert goal is not None
-            evidence = _class_map(squeeze, head, seen.features, in_path, kept[-1], goal)
-            focus = chosen.aggregate == "focus"
-            maps.append(heatmap.focused(evidence, _scaled(seen.features, in_path)) if focus else evidence)
+            maps.append(_class_map(squeeze, head, seen.features, in_path, kept[-1], goal))
+        elif chosen.aggregate == "focus":
+            assert head is not None
+            assert goal is not None
+            features = _scaled(seen.features, in_path * kept[-1].mask)
+            maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

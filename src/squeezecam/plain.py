@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
+from squeezecam.focus import focus_map
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
 from squeezecam.refiner import refined_map
@@ -68,6 +69,7 @@ class Plain(nn.Module):
         self.target = target
         self.path = squeeze.outputs[squeeze.default_output]
         self.input_path = squeeze.input_paths[self.stream]
+        self.signed = squeeze.signed[self.stream]
         self.gating = squeeze.apply_mode == "gate"
         self.aggregate = squeeze.aggregate
         self.model = shared_copy(squeeze.model)
@@ -117,8 +119,9 @@ class Plain(nn.Module):
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
             if self.refiner is not None:
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
-            evidence = self.head.class_map(self.model, scaled, goal)
-            return heatmap.focused(evidence, scaled) if self.method == "focus" else evidence
+            if self.method == "focus":
+                return focus_map(self.head, self.model, scaled, goal, self.signed)
+            return self.head.class_map(self.model, scaled, goal)
         score = gates
         if self.method == "contribution":
             score = gates * (self.head.squeeze(features) if self.head is not None else squeeze_positions(features))

@@ -22,6 +22,7 @@ from squeezecam.fit.cache import Cache
 from squeezecam.fit.influence import influence
 from squeezecam.fit.report import gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
+from squeezecam.head import Head
 from squeezecam.module import Squeeze
 from squeezecam.ridge import ridge, through_origin
 
@@ -71,6 +72,9 @@ def fit_blocks(
     for stream, vectors in vectors_of.items():
         weight, bias = readout(squeeze, vectors_of, values, stream, output, task)
         strengths = moved[stream] if stream in moved else contrasts(squeeze, cache, stream, output, task)
+        if strengths is None and _rectified(squeeze.heads.get(output)) and task == "classification":
+            strengths = weight * usual_strength(vectors) ** POWER
+            weight, bias = corrected(weight, bias, vectors, values)
         if hidden is not None and hidden < len(weight) and not moved:
             rows = torch.cat([weight, bias[:, None]], 1)
             weight, bias = merged(weight, bias, hidden)
@@ -170,15 +174,34 @@ def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor |
     (K, C)`` stand in for what the read-out says about the channels.
     """
     vectors = vectors.float()
-    strength = vectors.abs().mean(0)
-    strength = strength.clamp_min(0.05 * strength.mean())
     rows = weight + bias[:, None] * through_origin(vectors, vectors.new_ones(len(vectors)))
     winner = through_origin(vectors, (vectors @ rows.T).amax(1))
-    columns = (weight * strength**POWER).T if strengths is None else strengths.T
+    columns = (weight * usual_strength(vectors) ** POWER).T if strengths is None else strengths.T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
     ladder = PAIR if len(weight) == 2 else LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
     first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])
     return first, columns.repeat(1, len(ladder))
+
+
+def usual_strength(vectors: Tensor) -> Tensor:
+    """Mean magnitude of every channel ``(C,)`` over squeezed vectors ``(M, C)``, with a floor for those at rest."""
+    strength = vectors.float().abs().mean(0)
+    return strength.clamp_min(0.05 * strength.mean())
+
+
+def corrected(weight: Tensor, bias: Tensor, vectors: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and offsets with what a ReLU before the pooling takes from ``logit_k ~ w_k z + b_k`` added, by ridge.
+
+    Every picture has a value for every class, so classes that no picture shows are corrected too.
+    """
+    rest = values - values.mean(1, keepdim=True) - (vectors @ weight.T + bias)
+    more, offset, _ = ridge(vectors, rest)
+    return weight + more.to(weight.dtype), bias + offset.to(bias.dtype)
+
+
+def _rectified(head: Head | None) -> bool:
+    """Whether a ReLU stands between the classifier's rows and the pooling, and its logits are the output."""
+    return head is not None and head.kind == "conv" and head.activation == "relu" and head.link == "identity"
 
 
 def merged(weight: Tensor, bias: Tensor, count: int, rounds: int = 25) -> tuple[Tensor, Tensor]:

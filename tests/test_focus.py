@@ -1,0 +1,133 @@
+"""The map of where the object of a class is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import squeezecam
+from squeezecam import heatmap
+from squeezecam.focus import on_finer_grid, speaking_for
+
+WEIGHT = torch.tensor([[2.0, -1.0, 0.0], [0.0, 1.0, 0.5], [-2.0, 0.0, 1.0]])
+
+
+class Net(nn.Module):
+    """A convolution, a ReLU, mean pooling, a linear layer; features are never negative."""
+
+    def __init__(self, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.features = nn.Sequential(nn.Conv2d(3, 3, 4, 4), activation or nn.ReLU())
+        self.head = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.head.weight.copy_(WEIGHT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def coloured(weight: Tensor | None = None) -> Net:
+    """Its three channels are red, green and blue."""
+    net = Net()
+    with torch.no_grad():
+        net.features[0].weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, 4, 4) / 16)
+        net.features[0].bias.zero_()
+        net.head.weight.copy_(40 * torch.eye(3) if weight is None else weight)
+        net.head.bias.zero_()
+    return net
+
+
+def noise(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def features_of(squeeze: squeezecam.Squeeze, pictures: Tensor) -> Tensor:
+    return next(iter(squeeze.capture(pictures)[1].values())).features
+
+
+def test_what_speaks_for_a_class_by_hand() -> None:
+    squeeze = squeezecam.attach(Net(), noise(2))
+    head = squeeze.evidence()
+    assert head is not None
+    # Three positions, one channel each. Weights of class 0 less their mean over the classes (0, 0, .5): 2, -1, -.5.
+    features = torch.tensor([[[[1.0, 0.0, 3.0]], [[1.0, 1.0, 7.0]], [[5.0, 5.0, 0.0]]]])
+    found = speaking_for(head, squeeze.model, features, torch.tensor([0]))
+    # Evidence is 2 - 1 = 1, -1, 6 - 7 = -1: only the first position counts, by its first channel alone.
+    assert torch.allclose(found, torch.tensor([[[2.0, 0.0, 0.0]]]))
+
+
+def test_features_that_can_be_negative_are_left_to_the_class_map() -> None:
+    squeeze = squeezecam.attach(Net(nn.Tanh()), noise(2) - 0.5)
+    head = squeeze.evidence()
+    assert head is not None
+    features, target = features_of(squeeze, noise(2, 1) - 0.5), torch.tensor([0, 1])
+    assert bool((features < 0).any())
+    evidence = head.class_map(squeeze.model, features, target).relu()
+    assert torch.equal(speaking_for(head, squeeze.model, features, target, signed=True), evidence)
+    seen, outline = on_finer_grid(evidence, heatmap.principal(features))
+    raw = squeeze.explain(noise(2, 1) - 0.5, method="focus", target=[0, 1]).raw
+    assert torch.allclose(raw, (seen * (1 + outline)) ** 2, atol=1e-5)
+
+
+def test_the_map_is_that_of_a_literal_computation() -> None:
+    squeeze = squeezecam.attach(coloured(WEIGHT), noise(2))
+    pictures = noise(3, 6)[:, :, ::4, ::4].repeat_interleave(4, 2).repeat_interleave(4, 3)  # one colour per cell
+    pictures[:, 1] *= 2.5  # so that there is one principal component
+    features = features_of(squeeze, pictures).double()
+    target = torch.tensor([0, 1, 2])
+    flat = features.flatten(2).transpose(1, 2)
+    flat = flat - flat.mean(1, keepdim=True)
+    component = (flat @ torch.linalg.svd(flat, full_matrices=False).Vh[:, 0, :, None])[..., 0]
+    energy = features.square().sum(1).flatten(1)
+    side = (component * (energy - energy.mean(1, keepdim=True))).sum(1, keepdim=True).sign()
+    weight = squeeze.model.head.weight.detach().double()
+    speaking = torch.zeros(3, 8, 8, dtype=torch.float64)
+    for n in range(3):
+        for row in range(8):
+            for column in range(8):
+                seen = features[n, :, row, column]
+                if float(weight[target[n]] @ seen) > 0:
+                    speaking[n, row, column] = ((weight[target[n]] - weight.mean(0)).clamp_min(0) * seen).sum()
+
+    def fine(maps: Tensor) -> Tensor:
+        large = heatmap.upsample(maps.relu(), (32, 32), "spline")
+        return large / large.flatten(1).amax(1).view(-1, 1, 1)
+
+    wanted = (fine(speaking) * (1 + fine((component * side).view(3, 8, 8)))) ** 2
+    assert 0 < float((speaking[0] == 0).float().mean()) < 1  # class 0 is spoken against in places
+    explanation = squeeze.explain(pictures, method="focus", target=[0, 1, 2])
+    assert explanation.raw.shape == (3, 32, 32)
+    assert torch.allclose(explanation.raw.double(), wanted, atol=1e-3)
+    assert explanation.status == ["ok"] * 3
+
+
+def test_it_stays_on_the_class_asked_for_beside_something_bolder() -> None:
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[0, 0, 4:12, 4:12] = 0.5  # red, asked for
+    picture[0, 1, 12:32, 16:32] = 1.0  # green, larger and brighter
+    found = squeezecam.attach(coloured(), noise(2)).explain(picture, method="focus", target=0).heatmap[0]
+    row, column = divmod(int(found.argmax()), 32)
+    assert 4 <= row < 12
+    assert 4 <= column < 12
+    green = found[12:, 16:].sum() / found.sum()
+    assert float(green) < 0.1
+
+
+def test_it_leaves_out_what_is_bold_and_speaks_for_nothing() -> None:
+    """Of two places with the same evidence, the one that stands out wins; without evidence nothing is shown."""
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[0, 2, 20:28, 20:28] = 1.0  # blue alone
+    squeeze = squeezecam.attach(coloured(), noise(2))
+    assert float(squeeze.explain(picture, method="focus", target=0).heatmap.max()) == 0
+    picture[0, 0, 20:28, 20:28] = 0.5  # red on blue
+    picture[0, 0, 4:12, 4:12] = 0.5  # red alone: the same evidence
+    found = squeeze.explain(picture, method="focus", target=0).heatmap[0]
+    assert float(found[20:28, 20:28].mean()) > 1.5 * float(found[4:12, 4:12].mean())
+
+
+def test_as_module_gives_the_same_map() -> None:
+    squeeze = squeezecam.attach(Net(), noise(2))
+    pictures = noise(2, 4)
+    _, found, _ = squeeze.as_module(method="focus")(pictures)
+    assert torch.allclose(found, squeeze.explain(pictures, method="focus").heatmap, atol=1e-5)
