@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam.errors import AdapterError, FitError, InputError
-from squeezecam.fit.refining import _cut, _varied
-from squeezecam.refiner import Refiner, evidence_maps, refined_map
+from squeezecam.fit import refining
+from squeezecam.refiner import Evidence, Refiner, evidence_of, refined_map
 
 
 class Net(nn.Module):
@@ -65,22 +65,23 @@ def test_the_contrast_is_the_class_map_less_the_likely_others() -> None:
     assert head is not None
     features = torch.rand(4, 6, 3, 5).double()
     target = torch.tensor([0, 1, 2, 0])
-    evidence, contrast = evidence_maps(head, net, features, target)
+    found = evidence_of(head, net, features, target)
     logits = net.head(features.mean((2, 3)))
+    assert torch.allclose(found.probability, logits.softmax(1).gather(1, target[:, None])[:, 0])
     for n in range(4):
         y = int(target[n])
         others = [k for k in range(3) if k != y]
         share = logits[n, others].softmax(0)
         weight = net.head.weight[y] - sum(p * net.head.weight[k] for p, k in zip(share, others, strict=True))
-        assert torch.allclose(evidence[n], torch.einsum("chw,c->hw", features[n], net.head.weight[y]), atol=1e-9)
-        assert torch.allclose(contrast[n], torch.einsum("chw,c->hw", features[n], weight), atol=1e-9)
+        assert torch.allclose(found.full[n], torch.einsum("chw,c->hw", features[n], net.head.weight[y]), atol=1e-9)
+        assert torch.allclose(found.contrast[n], torch.einsum("chw,c->hw", features[n], weight), atol=1e-9)
 
 
 def test_it_starts_as_the_evidence() -> None:
     refiner = Refiner("output", 2, factor=1).eval()
     evidence = torch.tensor([[[0.0, 1.0], [-1.0, 2.0]]])
     contrast = torch.tensor([[[0.0, 4.0], [1.0, -1.0]]])
-    mask = refiner(torch.rand(1, 2, 2, 2), evidence, contrast)
+    mask = refiner(torch.rand(1, 2, 2, 2), Evidence(evidence, contrast, torch.tensor([0.5])))
     wanted = torch.tensor([[[0.0, 0.75], [0.125, 0.5]]]) * 0.97 + 0.015
     assert torch.allclose(mask, wanted, atol=1e-5)
 
@@ -92,32 +93,95 @@ def test_no_evidence_gives_a_blank_map_that_is_said_to_be_blank(refined: squeeze
     assert "blank" in explanation.status[0]
 
 
-def test_a_cut_has_the_share_asked_for_whatever_the_level() -> None:
-    masks = torch.rand(3, 40, 40)
-    shares = torch.tensor([0.1, 0.5, 0.8])
-    assert torch.allclose(_cut(masks, shares).mean((1, 2)), shares, atol=0.04)
-    assert torch.allclose(_cut(masks + 3, shares), _cut(masks, shares), atol=1e-5)
+def test_the_probability_is_read_from_what_the_model_returns() -> None:
+    class Chances(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).softmax(1)
+
+    torch.manual_seed(0)
+    pictures = torch.rand(3, 3, 16, 16)
+    squeeze = squeezecam.attach(Chances(), pictures)
+    head = squeeze.head()
+    assert head is not None
+    values, seen = squeeze.capture(pictures)
+    target = torch.tensor([0, 1, 2])
+    features = next(iter(seen.values())).features
+    given = evidence_of(head, squeeze.model, features, target, values)
+    computed = evidence_of(head, squeeze.model, features, target)
+    assert torch.allclose(given.probability, values.gather(1, target[:, None])[:, 0], atol=1e-6)
+    assert torch.allclose(computed.probability, given.probability, atol=1e-5)
+    assert torch.allclose(computed.contrast, given.contrast, atol=1e-4)
 
 
-def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size() -> None:
+def only(monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
+    """All changes of the pictures switched off but these."""
+    for name, value in {"CROPPED": 0.0, "JITTER": 0.0, "PASTED": 0.0, **shares}.items():
+        monkeypatch.setattr(refining, name, value)
+
+
+def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, CROPPED=0.5)
     columns = torch.arange(32.0).expand(1, 3, 32, 32)
     torch.manual_seed(0)
     spans = []
-    for _ in range(40):
-        row = _varied(columns)[0, 0, 16]
+    for _ in range(60):
+        row = refining._varied(columns)[0, 0, 16]
         assert row.shape == (32,)
         steps = row.diff()
         assert bool((steps >= -1e-5).all()) or bool((steps <= 1e-5).all())  # in order, or mirrored
         spans.append(float(row.amax() - row.amin()))
-    assert max(spans) == 31  # some are whole
-    assert 31 * 0.5 < min(spans) < 31 * 0.75  # some are cut, none to under .6 of the side
+    assert max(spans) == pytest.approx(31)  # some are whole
+    assert 31 * 0.33 < min(spans) < 31 * 0.6  # some are cut, none to under .4 of the side
+
+
+def test_varied_pictures_differ_in_contrast_and_colour_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, JITTER=0.2)
+    torch.manual_seed(1)
+    pictures = torch.rand(4, 3, 8, 8)
+    found = refining._varied(pictures)
+    slopes = []
+    for n in range(4):
+        for channel in range(3):
+            before = pictures[n, channel].flatten()
+            after = min((found[n, channel], found[n, channel].flip(1)), key=lambda x: (x - pictures[n, channel]).std())
+            both = torch.stack([before, after.flatten()])
+            assert float(torch.corrcoef(both)[0, 1]) == pytest.approx(1, abs=1e-5)
+            slopes.append(float(after.std() / pictures[n, channel].std()))
+    assert min(slopes) >= 0.8 - 1e-4
+    assert max(slopes) <= 1.2 + 1e-4
+    assert max(slopes) - min(slopes) > 0.05
+
+
+def test_varied_pictures_hold_a_part_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, PASTED=1.0)
+    torch.manual_seed(0)
+    pictures = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 24, 24)
+    found = refining._varied(pictures)
+    for n in range(3):
+        assert set(found[n].round().unique().tolist()) == {float(n), float((n - 1) % 3)}
+    strange = float((found[0].round() == 2).float().mean())
+    assert 0.3**2 < strange < 0.8**2
+
+
+def test_now_and_then_a_runner_up_is_explained_and_never_while_judging() -> None:
+    values = torch.tensor([[0.0, 5.0, 3.0, 1.0], [9.0, 0.0, 1.0, 2.0]])
+    ranks = [{1: 0, 2: 1, 3: 2}, {0: 0, 3: 1, 2: 2}]
+    assert refining._target(values, aside=False).tolist() == [1, 0]
+    torch.manual_seed(0)
+    drawn = [refining._target(values, aside=True).tolist() for _ in range(300)]
+    found = [[ranks[n][classes[n]] for n in range(2)] for classes in drawn]
+    assert all(first == second for first, second in found)
+    share = sum(first > 0 for first, _ in found) / 300
+    assert 0.2 < share < 0.4
+    assert {first for first, _ in found} == {0, 1, 2}
+    assert refining._target(torch.tensor([[1.0, 2.0]]), aside=True).shape == (1,)  # two classes: one runner-up
 
 
 def test_the_report_says_how_alike_the_map_of_the_masked_picture_is() -> None:
     squeeze = squeezecam.attach(coloured(), patches(2))
     report = squeeze.refine(list(patches(24).split(8)), epochs=1)
     pictures = patches(8)  # the batch that was held out
-    first = squeeze.explain(pictures, method="refined", upsample="linear")
+    first = squeeze.explain(pictures, method="refined")
     low, high = (f(first.heatmap.flatten(1), 1).view(-1, 1, 1) for f in (torch.amin, torch.amax))
     masked = pictures * ((first.heatmap - low) / (high - low))[:, None]
     again = squeeze.explain(masked, method="refined", target=first.target)

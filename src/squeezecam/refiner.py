@@ -9,6 +9,8 @@ Dabkowski and Gal, NeurIPS 2017, arXiv 1705.07857. Figures and controls are in `
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +21,26 @@ from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 
 RUNNERS_UP = 5
+MAPS, NUMBERS = 4, 2
+"""What the convolutions see beside the projected features: maps, and numbers that are the same at every position."""
 _RIM = 0.015
 """Evidence is squeezed into [_RIM, 1 - _RIM], so that its logit stays finite."""
+
+
+@dataclass
+class Evidence:
+    """What is known of a class before anything is learned.
+
+    Attributes:
+        full: signed class map ``(N, H, W)``.
+        contrast: the same less the class maps of the runner-up classes.
+        probability: of the class, ``(N,)``.
+
+    """
+
+    full: Tensor
+    contrast: Tensor
+    probability: Tensor
 
 
 class Refiner(nn.Module):
@@ -28,7 +48,8 @@ class Refiner(nn.Module):
 
     At the start the mask is the evidence itself: the mean of the positive class map and of the positive contrast with
     the runner-up classes, each over its maximum. What is learned is how much of the two, and slope and correction of
-    the logit.
+    the logit. Few of the features' directions come in, and a good part of them is left out at random while learning: a
+    thousand pictures are soon known by heart.
 
     Args:
         output: name of the output whose classes are explained.
@@ -42,13 +63,15 @@ class Refiner(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, output: str, channels: int, *, width: int = 8, hidden: int = 16, factor: int = 2) -> None:
+    def __init__(self, output: str, channels: int, *, width: int = 16, hidden: int = 32, factor: int = 2) -> None:
         super().__init__()
         self.output, self.channels = output, channels
         self.width, self.hidden, self.factor = width, hidden, factor
         self.project = nn.Conv2d(channels, width, 1)
-        self.drop = nn.Dropout2d(0.1)
-        self.mix = nn.Conv2d(width + 3, hidden, 3, padding=1)
+        self.drop = nn.Dropout2d(0.3)
+        self.mix = nn.Conv2d(width + MAPS + NUMBERS, hidden, 3, padding=1)
+        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.far = nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2)
         self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
@@ -62,20 +85,32 @@ class Refiner(nn.Module):
         self.mean.copy_(mean)
         self.scale.copy_(1 / deviation.clamp_min(1e-6))
 
-    def forward(self, features: Tensor, evidence: Tensor, contrast: Tensor) -> Tensor:
-        """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)``, class map and contrast ``(N, H, W)``, both signed."""
-        energy = features.square().mean(1).sqrt()
-        maps = torch.stack(
-            [heatmap.over_maximum(evidence), heatmap.over_maximum(contrast), heatmap.over_maximum(energy)], 1
-        )
-        seen = (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
-        small = torch.cat([maps, self.drop(self.project(seen))], 1)
+    def forward(self, features: Tensor, evidence: Evidence) -> Tensor:
+        """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)`` and the evidence for a class in them."""
+        small = torch.cat([self.known(features, evidence), self.drop(self.project(self.standard(features)))], 1)
         size = (small.shape[2] * self.factor, small.shape[3] * self.factor)
         fine = F.interpolate(small, size, mode="bilinear", align_corners=False)
         share = torch.sigmoid(self.balance)
         start = share * fine[:, 0].relu() + (1 - share) * fine[:, 1].relu()
-        correction = self.correct(F.relu(self.mix(fine)))[:, 0]
-        return torch.sigmoid(self.slope * torch.logit(start * (1 - 2 * _RIM) + _RIM) + correction)
+        inner = F.relu(self.mix(fine))
+        inner = inner + F.relu(self.near(inner))
+        inner = inner + F.relu(self.far(inner))
+        return torch.sigmoid(self.slope * torch.logit(start * (1 - 2 * _RIM) + _RIM) + self.correct(inner)[:, 0])
+
+    def standard(self, features: Tensor) -> Tensor:
+        """Features with mean 0 and deviation 1 in the data that was fitted on."""
+        return (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
+
+    def known(self, features: Tensor, evidence: Evidence) -> Tensor:
+        """``(N, MAPS + NUMBERS, H, W)``: class map, contrast, principal component and energy, each over its maximum;
+        the probability of the class, and how much of its evidence is its own.
+        """
+        energy = features.square().mean(1).sqrt()
+        maps = [evidence.full, evidence.contrast, heatmap.principal(features), energy]
+        own = evidence.contrast.mean((1, 2)) / evidence.full.abs().mean((1, 2)).clamp_min(1e-6)
+        numbers = torch.stack([evidence.probability, own], 1).to(features.dtype)
+        everywhere = numbers[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        return torch.cat([torch.stack([heatmap.over_maximum(one) for one in maps], 1), everywhere], 1)
 
     def scalars(self) -> list[nn.Parameter]:
         """Slope and balance, which may move faster than the weights."""
@@ -97,42 +132,41 @@ def refined_map(
 ) -> Tensor:
     """The refined map ``(N, f H, f W)`` of class ``target (N,)``: 0 where the class map is nowhere positive.
 
-    ``values`` is the model's output ``(N, K)`` where it is at hand, see :func:`evidence_maps`.
+    ``values`` is the model's output ``(N, K)`` where it is at hand, see :func:`evidence_of`.
     """
-    features = heatmap.at_least_float32(features)
-    evidence, contrast = evidence_maps(head, model, features, target, values)
-    some = (evidence.flatten(1).amax(1) > 0).view(-1, 1, 1)
     dtype = refiner.project.weight.dtype
-    mask = refiner(features.to(dtype), evidence.to(dtype), contrast.to(dtype))
-    return torch.where(some, mask.to(features.dtype), 0.0)
+    features = heatmap.at_least_float32(features)
+    evidence = evidence_of(head, model, features, target, values)
+    some = (evidence.full.flatten(1).amax(1) > 0).view(-1, 1, 1)
+    given = Evidence(evidence.full.to(dtype), evidence.contrast.to(dtype), evidence.probability.to(dtype))
+    return torch.where(some, refiner(features.to(dtype), given).to(features.dtype), 0.0)
 
 
-def evidence_maps(
+def evidence_of(
     head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor, values: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Signed class map ``(N, H, W)``, and the same less the class maps of the runner-up classes.
+) -> Evidence:
+    """Signed class map, the same less the class maps of the runner-up classes, and the probability of the class.
 
     The runners-up are the :data:`RUNNERS_UP` other classes with the highest logits, weighted by their softmax among
     themselves: up to a factor the direction in which the log-probability of the class rises. Where there is one class,
     or where classes do not compete (sigmoid), the contrast is the class map. The logits are taken from ``values``, the
     model's output; without it, or where it has an axis more, they are computed from the features.
     """
-    evidence = head.class_map(model, features, target)
-    if values is None or values.ndim != 2:
-        logits = head.logits(model, features)
-    else:
-        logits = heatmap.at_least_float32(values)
-        if head.link == "softmax":
-            logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    full = head.class_map(model, features, target)
+    given = values is not None and values.ndim == 2
+    logits = heatmap.at_least_float32(values) if given and values is not None else head.logits(model, features)
     if logits.shape[1] < 2 or head.link == "sigmoid":
-        return evidence, evidence
+        chances = logits if given and head.link == "sigmoid" else logits.sigmoid()
+        return Evidence(full, full, chances.gather(1, target[:, None])[:, 0])
+    if given and head.link == "softmax":
+        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     others = logits.scatter(1, target[:, None], float("-inf"))
     best, classes = others.topk(min(RUNNERS_UP, logits.shape[1] - 1), dim=1)
     shares = best.softmax(1)
-    contrast = evidence
+    contrast = full
     for rank in range(classes.shape[1]):
         contrast = contrast - shares[:, rank].view(-1, 1, 1) * head.class_map(model, features, classes[:, rank])
-    return evidence, contrast
+    return Evidence(full, contrast, logits.softmax(1).gather(1, target[:, None])[:, 0])
 
 
 def check_refinable(rank: int, output: str) -> None:

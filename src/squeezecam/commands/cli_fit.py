@@ -42,7 +42,7 @@ def fit(
         bool,
         typer.Option("--refine", help="also fit a refiner of the class map (method 'refined'): minutes, no labels"),
     ] = False,
-    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 6,
+    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 14,
     output: o.Output = None,
     at: o.At = None,
     weights: o.Weights = None,

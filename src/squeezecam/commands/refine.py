@@ -16,6 +16,9 @@ from squeezecam.module import Squeeze
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
 
+STEP = 4
+"""Pictures in a batch at most: each is a step, and many small steps learn more from the same pictures."""
+
 
 def refine_pictures(
     loaded: LoadedModel,
@@ -34,7 +37,7 @@ def refine_pictures(
     """
     mixed = list(sources)
     random.Random(seed).shuffle(mixed)
-    pictures = _Readable(NumberedPictures(loaded, mixed, batch_size, Failures(report=_silent), _uncounted))
+    pictures = _Readable(NumberedPictures(loaded, mixed, min(batch_size, STEP), Failures(report=_silent), _uncounted))
     report = squeeze.refine(pictures, inputs=lambda batch: batch, output=output, epochs=epochs, seed=seed)
     squeeze.save(out)
     return report
