@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("evidence-small"))
     arguments = parser.parse_args()
-    for name in arguments.models:
-        try:
+    try:
+        for name in arguments.models:
             study(name, arguments.pictures, arguments.epochs, arguments.seed, arguments.out)
-        except MissingMaterialError as error:
-            print(f"skipped {name}: {error}")
+    except MissingMaterialError as error:
+        raise SystemExit(f"skipped: {error}") from None
 
 
 if __name__ == "__main__":
