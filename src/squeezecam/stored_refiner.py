@@ -48,4 +48,6 @@ def put_refiners(squeeze: Squeeze, records: Any, tensors: dict[str, Tensor], pat
             squeeze.set_refiner(refiner.to(device))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
-        raise AdapterError(f"{path}: its refiner is damaged, or of an older form ({line}): fit and save it again") from None
+        raise AdapterError(
+            f"{path}: its refiner is damaged, or of an older form ({line}): fit and save it again"
+        ) from None
