@@ -248,6 +248,24 @@ class TestParts:
         clear = (z @ weight.T).topk(2, 1).values.diff(dim=1).abs().flatten() > 0.3
         assert (top[clear] == winner[clear][:, None]).all()
 
+    def test_rows_behind_a_relu_are_corrected_by_what_the_model_said(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        weight, features = torch.randn(12, 6, generator=g), torch.rand(600, 6, 3, 3, generator=g).square()
+        weight, z = weight - weight.mean(0), features.mean((2, 3))
+        logits = torch.einsum("kc,ncxy->nkxy", weight, features).relu().mean((2, 3))
+        rows, offsets = faithful.corrected(weight, torch.zeros(12), z[:400], logits[:400])
+
+        centred = logits[400:] - logits[400:].mean(1, keepdim=True)
+
+        def missed(rows: Tensor, offsets: Tensor) -> float:
+            return float((z[400:] @ rows.T + offsets - centred).square().mean())
+
+        assert missed(rows, offsets) < 0.25 * missed(weight, torch.zeros(12))
+        # Nothing is corrected where nothing is cut.
+        straight = z @ weight.T + 0.5
+        rows, offsets = faithful.corrected(weight, torch.zeros(12), z, straight - straight.mean(1, keepdim=True))
+        assert torch.allclose(z @ rows.T + offsets, z @ weight.T, atol=1e-3)
+
     def test_merging_keeps_groups_apart(self) -> None:
         rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         merged, _ = faithful.merged(rows, torch.zeros(4), 2)
