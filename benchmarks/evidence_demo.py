@@ -25,7 +25,7 @@ from squeezecam.module import Squeeze
 from squeezecam.peers import choose
 from squeezecam.render.compare import comparison_grid
 
-FITTING, TESTING, BATCH = 600, 150, 50
+FITTING, TESTING, BATCH, STEP = 600, 150, 50, 4
 METHODS = "own,grad-cam,grad-cam++,layercam,eigen-cam,fem,ablation-cam,score-cam"
 SHOWN = ("published", "class", "refined", "focus", "grad-cam", "all-channel-mean")
 
@@ -37,7 +37,7 @@ def fitted(seed: int) -> Squeeze:
     batches = [data.batch(range(i, i + BATCH)).images for i in range(0, FITTING, BATCH)]
     squeeze = squeezecam.attach(model, batches[0][:2])
     print(squeeze.fit(batches, seed=seed))
-    print(squeeze.refine(batches, seed=seed, epochs=12))
+    print(squeeze.refine(list(torch.cat(batches).split(STEP)), seed=seed))
     return squeeze
 
 

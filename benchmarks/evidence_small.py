@@ -19,10 +19,10 @@ from material import MissingMaterialError, subject
 
 MODELS = ("cifar_resnet20", "face_expression")
 METHODS = "own,grad-cam,grad-cam++,hirescam,xgrad-cam,layercam,eigen-cam,fem,ablation-cam,score-cam"
-FITTING, BATCH = 1000, 20
+FITTING, BATCH, STEP = 1000, 20, 4
 
 
-def study(name: str, pictures: int, epochs: int, seed: int, out: Path) -> None:
+def study(name: str, pictures: int, seed: int, out: Path) -> None:
     what = subject(name)
     torch.manual_seed(seed)
     every = torch.randperm(len(what.tuning), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -30,7 +30,7 @@ def study(name: str, pictures: int, epochs: int, seed: int, out: Path) -> None:
     batches = [what.inputs(indices[i : i + BATCH]) for i in range(0, len(indices), BATCH)]
     squeeze = squeezecam.attach(what.model, batches[0][:2])
     print(squeeze.fit(batches, seed=seed))
-    print(squeeze.refine(batches, seed=seed, epochs=epochs))
+    print(squeeze.refine(list(torch.cat(batches).split(STEP)), seed=seed))
     order = torch.randperm(len(what.reporting), generator=torch.Generator().manual_seed(seed)).tolist()[:pictures]
     test = what.inputs([what.reporting[i] for i in sorted(order)])
     found = squeezecam.evaluate(squeeze, test, METHODS, "default", seed=seed, out=out / name)
@@ -43,13 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=12, help="of the refiner")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("evidence-small"))
     arguments = parser.parse_args()
     try:
         for name in arguments.models:
-            study(name, arguments.pictures, arguments.epochs, arguments.seed, arguments.out)
+            study(name, arguments.pictures, arguments.seed, arguments.out)
     except MissingMaterialError as error:
         raise SystemExit(f"skipped: {error}") from None
 

@@ -24,6 +24,7 @@ import squeezecam
 from evidence import SHORT
 from material import MissingMaterialError, folder, load
 from squeezecam import heatmap
+from squeezecam.focus import on_finer_grid, speaking_for
 from squeezecam.metrics.statistics import bootstrap_difference
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
@@ -59,16 +60,22 @@ def explained(name: str, method: str, upsample: str | None = None) -> MapMethod:
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
 
 
-def formed(name: str, form: Callable[[Tensor, Tensor], Tensor]) -> MapMethod:
-    """A form of class evidence and principal component, both enlarged by splines and over their maxima."""
+def formed(name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False) -> MapMethod:
+    """A form of class evidence, or of what speaks for the class, and of the principal component, both enlarged by
+    splines and over their maxima.
+    """
 
     def run(squeeze: Squeeze, inputs: Any, target: Tensor | None, **_: Any) -> Tensor:
         with torch.no_grad():
             result, captures = squeeze.capture(inputs)
             features = next(iter(captures.values())).features
             goal = squeeze.select(result).argmax(1) if target is None else target
-            evidence = squeeze.evidence().class_map(squeeze.model, features, goal)
-            found = form(*heatmap.seen_and_outline(evidence, features))
+            head = squeeze.evidence()
+            if speaking:
+                evidence = speaking_for(head, squeeze.model, features, goal)
+            else:
+                evidence = head.class_map(squeeze.model, features, goal)
+            found = form(*on_finer_grid(evidence, heatmap.principal(features)))
             return heatmap.upsample(found, tuple(inputs.shape[-2:]), "spline")
 
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
@@ -80,9 +87,11 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         explained("class, bicubic", "class", "bicubic"),
         explained("class, spline", "class"),
         formed("component, spline", lambda c, e: e),
-        formed("c (0.1 + e)", lambda c, e: c * (0.1 + e)),
-        formed("(c + e) ** 2", lambda c, e: (c + e) ** 2),
-        formed("(c (c + e)) ** 1.25", lambda c, e: (c * (c + e)) ** 1.25),
+        formed("c (0.3 + e)", lambda c, e: (c * (0.3 + e)) ** 1.4),
+        formed("c (1 + e)", lambda c, e: (c * (1 + e)) ** 2),
+        formed("f", lambda f, e: f, speaking=True),
+        formed("f (0.3 + e)", lambda f, e: (f * (0.3 + e)) ** 1.4, speaking=True),
+        formed("f (2 + e)", lambda f, e: (f * (2 + e)) ** 2, speaking=True),
         explained("focus", "focus"),
     ]
     if squeeze.fitted:
