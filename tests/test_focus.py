@@ -91,7 +91,8 @@ def test_the_map_is_that_of_a_literal_computation() -> None:
                     speaking[n, row, column] = ((weight[target[n]] - weight.mean(0)).clamp_min(0) * seen).sum()
 
     def fine(maps: Tensor) -> Tensor:
-        large = heatmap.upsample(maps.relu(), (32, 32), "spline")
+        around = torch.nn.functional.pad(maps.relu(), (4, 4, 4, 4))  # nothing outside the picture
+        large = heatmap.upsample(around, (64, 64), "spline")[:, 16:48, 16:48]
         return large / large.flatten(1).amax(1).view(-1, 1, 1)
 
     wanted = (fine(speaking) * (1 + fine((component * side).view(3, 8, 8)))) ** 2
@@ -124,6 +125,17 @@ def test_it_leaves_out_what_is_bold_and_speaks_for_nothing() -> None:
     picture[0, 0, 4:12, 4:12] = 0.5  # red alone: the same evidence
     found = squeeze.explain(picture, method="focus", target=0).heatmap[0]
     assert float(found[20:28, 20:28].mean()) > 1.5 * float(found[4:12, 4:12].mean())
+
+
+def test_a_peak_beside_the_rim_stays_in_its_cell() -> None:
+    cells = torch.zeros(1, 8, 8)
+    cells[0, 6:, 2:4] = 1.0  # an object on the last two rows
+    continued, empty = (
+        heatmap.upsample(cells, (64, 64), "spline", empty_outside=outside)[0] for outside in (False, True)
+    )
+    assert int(continued.argmax()) // 64 >= 60
+    assert 52 <= int(empty.argmax()) // 64 <= 57
+    assert torch.equal(continued[:40], empty[:40])
 
 
 def test_as_module_gives_the_same_map() -> None:

@@ -19,6 +19,7 @@ from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
 from squeezecam.module import Squeeze
+from squeezecam.stored_locator import locator_records, locator_tensors, put_locators
 from squeezecam.stored_readout import readout_records, readout_tensors, readouts_from
 from squeezecam.stored_refiner import put_refiners, refiner_records, refiner_tensors
 
@@ -28,8 +29,8 @@ _CHUNK = 1 << 20
 
 
 def save(squeeze: Squeeze, path: str | Path) -> None:
-    """Write blocks, class read-outs and refiners, a head that was trained with them, sites, settings of the fit and the
-    model's fingerprint.
+    """Write blocks, class read-outs, refiners and locators, a head that was trained with them, sites, settings of the
+    fit and the model's fingerprint.
 
     Raises:
         InputError: the file cannot be written; an older one stays as it was.
@@ -45,6 +46,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
     tensors.update({f"model.{name}": state[name] for name in changed})
     tensors.update(readout_tensors(squeeze))
     tensors.update(refiner_tensors(squeeze))
+    tensors.update(locator_tensors(squeeze))
     about = {
         "format": FORMAT,
         "sites": {stream: _site_record(squeeze, stream) for stream in squeeze.places},
@@ -55,6 +57,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "fit": squeeze.fit_info,
         "readouts": readout_records(squeeze),
         "refiners": refiner_records(squeeze),
+        "locators": locator_records(squeeze, {name: _clean_name(name) for name, _ in squeeze.model.named_modules()}),
         "model": fingerprint(squeeze.model, without=changed),
     }
     alone = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # tied ones too
@@ -97,6 +100,7 @@ def load(
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
         squeeze.set_readouts(readouts_from(squeeze, about.get("readouts", []), tensors, Path(path)))
         put_refiners(squeeze, about.get("refiners", []), tensors, Path(path))
+        put_locators(squeeze, about.get("locators", []), tensors, _names(model), Path(path))
     squeeze.fit_info = about["fit"]
     if about["output"] in squeeze.outputs:
         squeeze.default_output = about["output"]
@@ -253,6 +257,11 @@ def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
     return {_clean_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
+def _names(model: nn.Module) -> dict[str, str]:
+    """Names of the modules by what they are without wrappers; the outermost wins."""
+    return {_clean_name(name): name for name, _ in reversed(list(model.named_modules()))}
+
+
 def _site_record(squeeze: Squeeze, stream: str) -> dict[str, Any]:
     place = squeeze.places[stream]
     return {
@@ -266,7 +275,7 @@ def _site_record(squeeze: Squeeze, stream: str) -> dict[str, Any]:
 
 
 def _site(record: dict[str, Any], model: nn.Module) -> Site:
-    names = {_clean_name(name): name for name, _ in reversed(list(model.named_modules()))}  # the outermost wins
+    names = _names(model)
     layout = record["layout"]
     folded = "(" in layout and "(n" not in layout
     return Site(

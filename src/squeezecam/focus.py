@@ -26,11 +26,17 @@ def focus_map(
     """``(f (1 + p)) ** 2`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
 
     f is what speaks for class ``target (N,)``, p the principal component of the features ``(N, C, *S)``: their positive
-    parts, each over its maximum and enlarged by splines. ``signed`` says that features of this stream can be negative.
+    parts, each over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that
+    features of this stream can be negative.
     """
     speaking = speaking_for(head, model, features, target, signed)
     seen, outline = on_finer_grid(speaking, heatmap.principal(features))
     return (seen * (ELSEWHERE + outline)) ** SHARPER
+
+
+def sharpened(located: Tensor) -> Tensor:
+    """What a locator found, ``(N, *S)``, on a finer grid and as tight as :func:`focus_map`."""
+    return finer_grid(located) ** SHARPER
 
 
 def speaking_for(
@@ -55,9 +61,11 @@ def speaking_for(
 
 def on_finer_grid(speaking: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
     """f and p of :func:`focus_map` from maps ``(N, *S)``."""
-    grid = speaking.shape[1:]
-    fine = (*grid[:-2], *(FINER * side for side in grid[-2:]))
-    seen, outline = (
-        heatmap.over_maximum(heatmap.upsample(maps.relu(), fine, "spline")) for maps in (speaking, component)
-    )
+    seen, outline = (heatmap.over_maximum(finer_grid(maps.relu())) for maps in (speaking, component))
     return seen, outline
+
+
+def finer_grid(maps: Tensor) -> Tensor:
+    """Maps ``(N, *S)`` enlarged :data:`FINER` times in height and width, with nothing outside the picture."""
+    *before, height, width = maps.shape[1:]
+    return heatmap.upsample(maps, (*before, FINER * height, FINER * width), "spline", empty_outside=True)

@@ -90,13 +90,15 @@ def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
     return summed.view(features.shape[0], *features.shape[2:])
 
 
-def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tensor:
+def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic", *, empty_outside: bool = False) -> Tensor:
     """Maps ``(M, *S)`` enlarged to ``(M, *size)``, ``align_corners=False``.
 
     ``bicubic`` is cubic along width and height (or along a single axis) and linear along time or depth; ``linear`` and
     ``nearest`` apply to all axes. ``spline`` has each cell count as a cubic B-spline, linear along time or depth: it
     smooths by .58 cells and stays within the values, so that a peak may lie between cells, where ``linear`` can only
-    put it on one. The values are not clamped here: ``bicubic`` overshoots.
+    put it on one. Outside the map the cells of the rim go on, so that a mask does not fade there; with
+    ``empty_outside`` there is nothing, so that a peak is not pushed to the rim, which is right for finding something.
+    The values are not clamped here: ``bicubic`` overshoots.
     """
     if mode not in UPSAMPLING:
         raise InputError(f"unknown upsampling '{mode}'; expected one of {', '.join(UPSAMPLING)}")
@@ -110,7 +112,7 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tens
             in_time = F.interpolate(maps.flatten(2).transpose(1, 2), size[0], mode="linear", align_corners=False)
             maps = in_time.transpose(1, 2).unflatten(2, maps.shape[2:])
         for axis in range(max(0, rank - 2), rank):
-            weights = _spline_weights(maps.shape[axis + 1], size[axis]).to(maps)
+            weights = _spline_weights(maps.shape[axis + 1], size[axis], empty_outside).to(maps)
             maps = torch.movedim(torch.movedim(maps, axis + 1, -1) @ weights.T, -1, axis + 1)
         return maps
     if mode == "bicubic" and rank == 3:
@@ -126,16 +128,19 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic") -> Tens
     return F.interpolate(maps[:, None], size, mode=names[rank], align_corners=False)[:, 0]
 
 
-def _spline_weights(cells: int, size: int) -> Tensor:
-    """``(size, cells)``: how much of each cell is at each point by the cubic B-spline; the rim is continued."""
+def _spline_weights(cells: int, size: int, empty_outside: bool = False) -> Tensor:
+    """``(size, cells)``: how much of each cell is at each point by the cubic B-spline."""
     at = (torch.arange(size, dtype=torch.float64) + 0.5) * cells / size - 0.5
     first = at.floor().long() - 1
     weights = torch.zeros(size, cells, dtype=torch.float64)
     for step in range(4):
-        away = (at - (first + step)).abs()
+        cell = first + step
+        away = (at - cell).abs()
         near = 2 / 3 - away**2 + away**3 / 2
         value = torch.where(away < 1, near, (2 - away).clamp_min(0) ** 3 / 6)
-        weights.scatter_add_(1, (first + step).clamp(0, cells - 1)[:, None], value[:, None])
+        if empty_outside:
+            value = torch.where((cell >= 0) & (cell < cells), value, 0.0)
+        weights.scatter_add_(1, cell.clamp(0, cells - 1)[:, None], value[:, None])
     return weights
 
 

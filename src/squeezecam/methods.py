@@ -11,9 +11,10 @@ from torch import Tensor
 from squeezecam import heatmap, vector
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import InputError
-from squeezecam.focus import focus_map
+from squeezecam.focus import focus_map, sharpened
 from squeezecam.frames import fold_time, unfold_time
 from squeezecam.head import Head
+from squeezecam.locator import located_map
 from squeezecam.readout import ReadoutHead
 from squeezecam.refiner import refined_map
 from squeezecam.targets import Target
@@ -115,6 +116,8 @@ def recipe_for(
             f"'{output}' is not, or a read-out, which squeeze.fit(batches) makes: fit, or use method='published' or "
             "'contribution'"
         )
+    if recipe.aggregate == "focus" and squeeze.locator(output) is not None:
+        recipe = replace(recipe, name=f"{recipe.name}, fitted locator")
     return replace(recipe, name=f"{recipe.name}, {said_of(evidence)}") if said_of(evidence) else recipe
 
 
@@ -157,7 +160,12 @@ def native_maps(
             assert head is not None
             assert goal is not None
             features = _scaled(seen.features, in_path * kept[-1].mask)
-            maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
+            locator = squeeze.locator(output)
+            if locator is None or seen.finer is None:
+                maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
+            else:
+                located = located_map(locator, head, squeeze.model, features, seen.finer, goal, values)
+                maps.append(sharpened(located))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

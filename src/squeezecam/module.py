@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from squeezecam.errors import InputError, SiteError, SqueezeWarning
 from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
+from squeezecam.locator import Locator
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
-from squeezecam.tap import Handler, evaluating, tapped
+from squeezecam.tap import Handler, evaluating, register, tapped
 
 if TYPE_CHECKING:
     from squeezecam.explanation import Explanation
     from squeezecam.fit import FitReport
+    from squeezecam.fit.locating import LocateReport
     from squeezecam.fit.refining import RefineReport
 
 Apply = Literal["observe", "gate"]
@@ -40,12 +43,14 @@ _NO_GRADIENT = (
 class Capture:
     """What one stream showed in one pass: features ``(N, C, *S)``, squeezed vectors, SE vectors.
 
-    Vectors are ``(N, C)``, or ``(N, T, C)`` where there is one for every frame.
+    Vectors are ``(N, C)``, or ``(N, T, C)`` where there is one for every frame. ``finer`` are features ``(N, C', H',
+    W')`` of the last map that is twice as fine, where a locator is fitted, which looks at them.
     """
 
     features: Tensor
     squeezed: Tensor
     gates: Tensor
+    finer: Tensor | None = None
 
 
 class Squeeze(nn.Module):
@@ -77,6 +82,8 @@ class Squeeze(nn.Module):
         self.classifiers: dict[str, str | None] = {}
         self._readouts = nn.ModuleList()
         self._refiners = nn.ModuleList()
+        self._locators = nn.ModuleList()
+        self.finer: Place | None = None
 
     # --- passes -------------------------------------------------------------------------------------
 
@@ -95,7 +102,8 @@ class Squeeze(nn.Module):
         """
         args, kwargs = tree.as_call(inputs)
         found: dict[str, Capture] = {}
-        with self._taps(args, kwargs, found, lengths):
+        fine: list[Tensor] = []
+        with self._taps(args, kwargs, found, lengths), self._finer_tap(fine):
             output = self.model(*args, **kwargs)
         missing = [stream for stream in self.places if stream not in found]
         if not found:
@@ -104,7 +112,19 @@ class Squeeze(nn.Module):
                 f"the model did not pass {places} in this call, although it did in the probe: "
                 "attach with a like example"
             )
+        if fine:
+            next(iter(found.values())).finer = fine[0]
         return output, found
+
+    def _finer_tap(self, fine: list[Tensor]) -> contextlib.AbstractContextManager[Any]:
+        """Puts a copy of the finer features into ``fine``, where there are any to be read."""
+        if self.finer is None:
+            return contextlib.nullcontext()
+
+        def keep(tensor: Tensor) -> None:
+            fine.append(tensor.detach().clone(memory_format=torch.contiguous_format))
+
+        return register(self.model, self.finer, keep, thread=threading.get_ident())
 
     def _taps(
         self,
@@ -190,6 +210,12 @@ class Squeeze(nn.Module):
 
         return refine(self, batches, **options)
 
+    def locate(self, batches: Any, **options: Any) -> LocateReport:
+        """Fit the locator of the classes, without labels; see :func:`squeezecam.fit.locating.locate`."""
+        from squeezecam.fit.locating import locate
+
+        return locate(self, batches, **options)
+
     def save(self, path: Any) -> None:
         """Write blocks, site, settings and the model's fingerprint; see :func:`squeezecam.adapter.save`."""
         from squeezecam.adapter import save
@@ -250,6 +276,22 @@ class Squeeze(nn.Module):
         others = [known for known in self.refiners if known.output != refiner.output]
         self._refiners = nn.ModuleList([*others, refiner.eval().requires_grad_(False)])  # none of a training's business
 
+    def locator(self, output: str | None = None) -> Locator | None:
+        """The fitted locator of an output, or None."""
+        name = self.output_name(output)
+        return next((locator for locator in self.locators if locator.output == name), None)
+
+    @property
+    def locators(self) -> list[Locator]:
+        """The fitted locators, one per output at most."""
+        return [locator for locator in self._locators if isinstance(locator, Locator)]
+
+    def set_locator(self, locator: Locator, finer: Place) -> None:
+        """Put this locator in the place of the one of its output; ``finer`` is where its finer features are read."""
+        self.finer = finer
+        others = [known for known in self.locators if known.output != locator.output]
+        self._locators = nn.ModuleList([*others, locator.eval().requires_grad_(False)])
+
     def evidence(self, output: str | None = None, stream: str | None = None) -> Head | ReadoutHead | None:
         """What gives the evidence for a class: the verified formula, else the fitted read-out of ``stream``, or None.
 
@@ -287,6 +329,8 @@ class Squeeze(nn.Module):
                 f"head of '{name}': {head.describe() if head else 'not one of the known forms, no exact class map'}"
             )
         lines += [refiner.describe() for refiner in self.refiners]
+        if self.finer is not None:
+            lines += [f"{locator.describe()}, looks at the {self.finer.describe()}" for locator in self.locators]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
-from squeezecam.focus import focus_map
+from squeezecam.focus import focus_map, sharpened
+from squeezecam.locator import located_map
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
 from squeezecam.refiner import refined_map
@@ -66,6 +67,7 @@ class Plain(nn.Module):
                 f"'{self.place.module}' runs more than once in a pass, which as_module does not serve: "
                 "name another site"
             )
+        self.locator = squeeze.locator() if METHODS[self.method].aggregate == "focus" else None
         self.target = target
         self.path = squeeze.outputs[squeeze.default_output]
         self.input_path = squeeze.input_paths[self.stream]
@@ -82,6 +84,12 @@ class Plain(nn.Module):
             module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             module.register_forward_hook(self._after)
+        self._fine: list[Tensor] = []
+        if self.locator is not None and squeeze.finer is not None:
+            self.model.get_submodule(squeeze.finer.module).register_forward_hook(self._keep_finer)
+
+    def _keep_finer(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._fine.append(output.clone(memory_format=torch.contiguous_format))
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return self._serve(kwargs if by_keyword(self.place) else args, (args, kwargs))
@@ -101,6 +109,7 @@ class Plain(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
         """The model's output, the heatmap at the input's size, and the SE vectors ``(N, C)``."""
         self._box.clear()
+        self._fine.clear()
         self._batch[0] = tree.batch_size(args, kwargs)
         output = self.model(*args, **kwargs)
         features, gates = self._box.pop()
@@ -119,6 +128,9 @@ class Plain(nn.Module):
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
             if self.refiner is not None:
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
+            if self.locator is not None:
+                fine = self._fine.pop()
+                return sharpened(located_map(self.locator, self.head, self.model, scaled, fine, goal, values))
             if self.method == "focus":
                 return focus_map(self.head, self.model, scaled, goal, self.signed)
             return self.head.class_map(self.model, scaled, goal)

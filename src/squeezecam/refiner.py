@@ -42,6 +42,10 @@ class Evidence:
     contrast: Tensor
     probability: Tensor
 
+    def to(self, dtype: torch.dtype) -> Evidence:
+        """The same in ``dtype``."""
+        return Evidence(self.full.to(dtype), self.contrast.to(dtype), self.probability.to(dtype))
+
 
 class Refiner(nn.Module):
     """Features and evidence of one stream to a mask in (0, 1) on a grid ``factor`` times finer.
@@ -138,8 +142,7 @@ def refined_map(
     features = heatmap.at_least_float32(features)
     evidence = evidence_of(head, model, features, target, values)
     some = (evidence.full.flatten(1).amax(1) > 0).view(-1, 1, 1)
-    given = Evidence(evidence.full.to(dtype), evidence.contrast.to(dtype), evidence.probability.to(dtype))
-    return torch.where(some, refiner(features.to(dtype), given).to(features.dtype), 0.0)
+    return torch.where(some, refiner(features.to(dtype), evidence.to(dtype)).to(features.dtype), 0.0)
 
 
 def evidence_of(

@@ -42,6 +42,10 @@ def fit(
         bool,
         typer.Option("--refine", help="also fit a refiner of the class map (method 'refined'): minutes, no labels"),
     ] = False,
+    locate: Annotated[
+        bool,
+        typer.Option("--locate", help="also fit a locator (method 'focus'), for coarse maps such as 7x7: minutes"),
+    ] = False,
     epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 14,
     output: o.Output = None,
     at: o.At = None,
@@ -57,7 +61,7 @@ def fit(
     """Fit one SE block on pictures, without labels, and save it as an adapter."""
     from squeezecam.commands.fit import fit_pictures
     from squeezecam.commands.place import check_file
-    from squeezecam.commands.refine import refine_pictures
+    from squeezecam.commands.refine import locate_pictures, refine_pictures
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError
     from squeezecam.processes import first_only
@@ -82,19 +86,25 @@ def fit(
             seed=seed,
             cache=cache,
         )
-    refined = None
-    if refine:
+    refined = located = None
+    if refine or locate:
         with first_only(FitError) as here:
-            if here:
+            if here and refine:
                 refined = refine_pictures(
                     loaded, squeeze, sources, out, batch_size=batch_size, output=output, epochs=epochs, seed=seed
+                )
+            if here and locate:
+                located = locate_pictures(
+                    loaded, squeeze, sources, out, batch_size=batch_size, output=output, seed=seed
                 )
     if as_json:
         record = {"command": command(), "adapter": str(out), **report.as_dict()}
         if refined is not None:
             record["refiner"] = refined.as_dict()
+        if located is not None:
+            record["locator"] = located.as_dict()
         print(json.dumps(record, indent=2))
     else:
-        print(f"{squeeze}\n{report}" + (f"\n{refined}" if refined else ""))
+        print("\n".join(str(part) for part in (squeeze, report, refined, located) if part is not None))
         wrote([out])
     leave(failures)

@@ -1,4 +1,4 @@
-"""``squeezecam fit --refine``: the refiner of the class map, fitted on the same pictures and saved in the same file."""
+"""``squeezecam fit --refine --locate``: what is fitted on the same pictures after the block, and saved in its file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.numbered import NumberedPictures
 from squeezecam.commands.pictures import Failures
+from squeezecam.fit.locating import LocateReport
 from squeezecam.fit.refining import RefineReport
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
@@ -35,12 +36,33 @@ def refine_pictures(
 
     Pictures that cannot be read are left out: the fit before has reported them.
     """
-    mixed = list(sources)
-    random.Random(seed).shuffle(mixed)
-    pictures = _Readable(NumberedPictures(loaded, mixed, min(batch_size, STEP), Failures(report=_silent), _uncounted))
-    report = squeeze.refine(pictures, inputs=lambda batch: batch, output=output, epochs=epochs, seed=seed)
+    pictures = _mixed(loaded, sources, batch_size, seed)
+    report = squeeze.refine(pictures, inputs=_as_it_is, output=output, epochs=epochs, seed=seed)
     squeeze.save(out)
     return report
+
+
+def locate_pictures(
+    loaded: LoadedModel,
+    squeeze: Squeeze,
+    sources: Sequence[ImageSource],
+    out: Path,
+    *,
+    batch_size: int,
+    output: str | None,
+    seed: int,
+) -> LocateReport:
+    """The same for the locator."""
+    pictures = _mixed(loaded, sources, batch_size, seed)
+    report = squeeze.locate(pictures, inputs=_as_it_is, output=output, seed=seed)
+    squeeze.save(out)
+    return report
+
+
+def _mixed(loaded: LoadedModel, sources: Sequence[ImageSource], batch_size: int, seed: int) -> _Readable:
+    mixed = list(sources)
+    random.Random(seed).shuffle(mixed)
+    return _Readable(NumberedPictures(loaded, mixed, min(batch_size, STEP), Failures(report=_silent), _uncounted))
 
 
 class _Readable:
@@ -59,9 +81,13 @@ class _Readable:
                 yield batch
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def _silent(line: str) -> None:
     """Said before."""
 
 
 def _uncounted(count: int) -> None:
-    """The refiner has a bar of its own."""
+    """Each of the two has a bar of its own."""

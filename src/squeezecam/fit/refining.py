@@ -12,26 +12,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
-from squeezecam.errors import FitError, InputError
-from squeezecam.fit.batches import Pick, split
+from squeezecam.errors import InputError
+from squeezecam.fit.batches import Pick
+from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
-from squeezecam.head import Head
 from squeezecam.metrics.normalise import min_max
 from squeezecam.module import Squeeze
-from squeezecam.readout import ReadoutHead
-from squeezecam.refiner import Refiner, check_refinable, refined_map
+from squeezecam.refiner import Refiner, refined_map
 from squeezecam.tap import evaluating
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 CONFIRMING, STAYING = 4.0, 0.5
 """Weights in the loss: of ADCC, and of the probability that the masked picture keeps, which alone goes on rising where
@@ -125,23 +121,9 @@ def refine(
         InputError: no class evidence, no map with height and width, one value instead of classes.
 
     """
-    name = squeeze.output_name(output)
-    head = squeeze.evidence(name)
-    if head is None:
-        raise InputError(
-            f"refining starts from class evidence, and output '{name}' has none: its classification layer is of no "
-            "known form; squeeze.fit(batches) makes a read-out"
-        )
-    if len(squeeze.places) > 1:
-        raise InputError(f"the refiner is for one stream, this model has {', '.join(squeeze.places)}")
-    place = next(iter(squeeze.places.values()))
-    check_refinable(len(place.grid), name)
-    if iter(batches) is batches:
-        raise FitError("refining goes over the data several times: pass a list or a DataLoader, not an iterator")
-    total = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-    held = max(1, round(total * hold_out))
-    if total < 2:
-        raise FitError(f"refining needs at least two batches, one of them to stop by: got {total}")
+    pictures = Pictures(squeeze, output, inputs)
+    name, place = pictures.output, pictures.place
+    total, held = counted(batches, hold_out, "refining")
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
     started = time.perf_counter()
@@ -149,7 +131,7 @@ def refine(
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(seed)
         refiner = Refiner(name, place.channels, width=width, hidden=hidden, factor=factor).to(reference.device)
-        fitting = _Fitting(squeeze, head, refiner, name, inputs)
+        fitting = _Fitting(pictures, refiner)
         with Progress(progress) as bar, evaluating(squeeze), frozen(squeeze), torch.enable_grad():
             fitting.look(batches, held)
             before = fitting.validate(batches, held)
@@ -191,16 +173,11 @@ def refine(
 
 
 class _Fitting:
-    """What a fit has at hand: the model, its head, the refiner."""
+    """Pictures and the refiner."""
 
-    def __init__(
-        self, squeeze: Squeeze, head: Head | ReadoutHead, refiner: Refiner, output: str, inputs: Pick | None
-    ) -> None:
-        self.squeeze, self.head, self.refiner, self.output, self.pick = squeeze, head, refiner, output, inputs
+    def __init__(self, pictures: Pictures, refiner: Refiner) -> None:
+        self.pictures, self.refiner = pictures, refiner
         self.samples = self.held = 0
-        self.layout = torch.contiguous_format
-        stream = next(iter(squeeze.places))
-        self.path = squeeze.input_paths[stream]
 
     def look(self, batches: Iterable[Any], held: int) -> None:
         """Mean and deviation of the features over a few batches, and how many samples are held out."""
@@ -209,12 +186,13 @@ class _Fitting:
             if number == held + LOOKED_AT:
                 break
             if number == 0:
-                self.layout = self._faster_layout(batch)
-            call, pictures = self._call(batch)
+                self.pictures.choose_layout(batch)
+            call, given = self.pictures.call(batch)
             if number < held:
-                self.held += len(pictures)
+                self.held += len(given)
                 continue
-            flat = self._capture(call)[1].transpose(0, 1).flatten(1).double()
+            with torch.no_grad():
+                flat = self.pictures.seen(call)[1].transpose(0, 1).flatten(1).double()
             sums = flat.sum(1) if sums is None else sums + flat.sum(1)
             squares = flat.square().sum(1) if squares is None else squares + flat.square().sum(1)
             seen += flat.shape[1]
@@ -222,18 +200,6 @@ class _Fitting:
         assert squares is not None
         mean = sums / seen
         self.refiner.standardise(mean, (squares / seen - mean.square()).clamp_min(0).sqrt())
-
-    def _faster_layout(self, batch: Any) -> torch.memory_format:
-        """Channels last where that is faster, on a CPU, and the model takes it (``view`` may not)."""
-        call, pictures = self._call(batch)
-        if pictures.device.type != "cpu":
-            return torch.contiguous_format
-        last = torch.channels_last
-        try:
-            self._capture(tree.replace(call, self.path, pictures.contiguous(memory_format=last)))
-        except RuntimeError:
-            return torch.contiguous_format
-        return last
 
     def validate(self, batches: Iterable[Any], held: int) -> dict[str, float]:
         """Means over the first ``held`` batches."""
@@ -248,17 +214,17 @@ class _Fitting:
 
     def loss(self, batch: Any, varied: bool = False) -> dict[str, Tensor]:
         """The loss and its parts for one batch; ``varied``: pictures and the class explained are changed at random."""
-        call, pictures = self._call(batch)
-        self.samples += len(pictures)
-        pictures = (_varied(pictures) if varied else pictures).contiguous(memory_format=self.layout)
-        call = tree.replace(call, self.path, pictures)
+        call, given = self.pictures.call(batch)
+        self.samples += len(given)
+        given = (_varied(given) if varied else given).contiguous(memory_format=self.pictures.layout)
+        path = self.pictures.path
         with torch.no_grad():
-            values, features = self._capture(call)
+            values, features, _ = self.pictures.seen(tree.replace(call, path, given))
         target = _target(values, aside=varied)
         full = self._probability(values, target)
         masks = self._masks(values, features, target)
-        large = min_max(heatmap.upsample(masks, tuple(pictures.shape[-2:]), "spline"))
-        values, features = self._capture(tree.replace(call, self.path, pictures * large[:, None]))
+        large = min_max(heatmap.upsample(masks, tuple(given.shape[-2:]), "spline"))
+        values, features, _ = self.pictures.seen(tree.replace(call, path, given * large[:, None]))
         kept = self._probability(values, target)
         # The features of the masked picture come without gradient: it goes through what the refiner makes of them.
         alike = _alike(masks, self._masks(values.detach(), features, target))
@@ -270,37 +236,11 @@ class _Fitting:
         }  # fmt: skip
 
     def _masks(self, values: Tensor, features: Tensor, target: Tensor) -> Tensor:
-        return refined_map(self.refiner, self.head, self.squeeze.model, features, target, values)
-
-    def _call(self, batch: Any) -> tuple[Call, Tensor]:
-        given, _ = split(batch, self.squeeze.positional, self.pick, None)
-        device = next(self.squeeze.parameters()).device
-        call = tree.as_call(tree.to_device(given, device))
-        try:
-            pictures = tree.get(call, self.path)
-        except (KeyError, IndexError, TypeError):
-            pictures = None
-        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.is_floating_point():
-            raise InputError("the refiner masks pictures: expected a float tensor (N, C, H, W) as the model's input")
-        return call, pictures
-
-    def _capture(self, call: Call) -> tuple[Tensor, Tensor]:
-        """Values ``(N, K)`` of the output, and features, these without gradients."""
-        result, seen = self.squeeze.capture(call[0] or call[1])
-        capture = next(iter(seen.values()))
-        features = heatmap.at_least_float32(capture.features)
-        if self.squeeze.apply_mode == "gate":
-            features = features * (2 * capture.gates.detach()).view(*capture.gates.shape, 1, 1)
-        values = self.squeeze.select(result, self.output)
-        if values.ndim != 2 or values.shape[1] < 2:
-            raise InputError(
-                f"output '{self.output}' has shape {tuple(values.shape)}; refining needs classes (N, K), K at least 2"
-            )
-        return values.float(), features
+        return refined_map(self.refiner, self.pictures.head, self.pictures.squeeze.model, features, target, values)
 
     def _probability(self, values: Tensor, target: Tensor) -> Tensor:
-        known = self.head.link in ("softmax", "sigmoid")
-        values = values if known else values.exp() if self.head.link == "log-softmax" else values.softmax(1)
+        known = self.pictures.head.link in ("softmax", "sigmoid")
+        values = values if known else values.exp() if self.pictures.head.link == "log-softmax" else values.softmax(1)
         return values.gather(1, target[:, None])[:, 0]
 
 
@@ -326,28 +266,16 @@ def _varied(pictures: Tensor) -> Tensor:
     if torch.rand(()) < 0.5:
         pictures = pictures.flip(3)
     if torch.rand(()) < CROPPED:
-        top, left, high, wide = _window(height, width, SMALLEST, 1.0)
-        pictures = _resized(pictures[:, :, top : top + high, left : left + wide], height, width)
+        top, left, high, wide = random_window(height, width, SMALLEST, 1.0)
+        pictures = resized(pictures[:, :, top : top + high, left : left + wide], height, width)
     moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1, device=pictures.device) - 1)
     spread = 2 * pictures.std()
     pictures = pictures * (1 + moved[0, :, :1]) + spread * moved[1]
     if torch.rand(()) < PASTED:
-        top, left, high, wide = _window(height, width, *PASTE)
-        small = _resized(pictures.roll(1, 0), high, wide)
+        top, left, high, wide = random_window(height, width, *PASTE)
+        small = resized(pictures.roll(1, 0), high, wide)
         pictures[:, :, top : top + high, left : left + wide] = small
     return pictures
-
-
-def _window(height: int, width: int, smallest: float, largest: float) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random window of the same proportions."""
-    side = smallest + (largest - smallest) * float(torch.rand(()))
-    high, wide = max(1, round(side * height)), max(1, round(side * width))
-    top, left = (int(torch.randint(0, room + 1, ())) for room in (height - high, width - wide))
-    return top, left, high, wide
-
-
-def _resized(pictures: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(pictures, (height, width), mode="bilinear", align_corners=False)
 
 
 def _after(batches: Iterable[Any], skip: int) -> Iterator[Any]:

@@ -1,0 +1,118 @@
+"""What the fits of refiner and locator share: batches of pictures, what the model shows of them, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezecam import heatmap, tree
+from squeezecam.errors import FitError, InputError
+from squeezecam.fit.batches import Pick, split
+from squeezecam.focus import speaking_for
+from squeezecam.module import Squeeze
+from squeezecam.refiner import check_refinable
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def counted(batches: Iterable[Any], hold_out: float, what: str) -> tuple[int, int]:
+    """How many batches there are, and how many of them are held out.
+
+    Raises:
+        FitError: fewer than two, or an iterator, which is gone after once.
+
+    """
+    if iter(batches) is batches:
+        raise FitError(f"{what} goes over the data several times: pass a list or a DataLoader, not an iterator")
+    total = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    if total < 2:
+        raise FitError(f"{what} needs at least two batches, one of them to stop by: got {total}")
+    return total, max(1, round(total * hold_out))
+
+
+class Pictures:
+    """One stream of pictures with the class evidence of one output.
+
+    Raises:
+        InputError: several streams, no class evidence, or no map with height and width.
+
+    """
+
+    def __init__(self, squeeze: Squeeze, output: str | None, inputs: Pick | None) -> None:
+        self.squeeze, self.pick, self.output = squeeze, inputs, squeeze.output_name(output)
+        head = squeeze.evidence(self.output)
+        if head is None:
+            raise InputError(
+                f"this starts from class evidence, and output '{self.output}' has none: its classification layer is of "
+                "no known form; squeeze.fit(batches) makes a read-out"
+            )
+        self.head = head
+        if len(squeeze.places) > 1:
+            raise InputError(f"this is for one stream, the model has {', '.join(squeeze.places)}")
+        self.stream, self.place = next(iter(squeeze.places.items()))
+        self.path = squeeze.input_paths[self.stream]
+        self.layout = torch.contiguous_format
+        check_refinable(len(self.place.grid), self.output)
+
+    def choose_layout(self, batch: Any) -> None:
+        """Channels last where that is faster, on a CPU, and the model takes it (``view`` may not)."""
+        call, pictures = self.call(batch)
+        if pictures.device.type != "cpu":
+            return
+        try:
+            with torch.no_grad():
+                self.seen(tree.replace(call, self.path, pictures.contiguous(memory_format=torch.channels_last)))
+        except RuntimeError:
+            return
+        self.layout = torch.channels_last
+
+    def call(self, batch: Any) -> tuple[Call, Tensor]:
+        """The model's arguments, and the pictures among them, ``(N, C, H, W)``."""
+        given, _ = split(batch, self.squeeze.positional, self.pick, None)
+        device = next(self.squeeze.parameters()).device
+        call = tree.as_call(tree.to_device(given, device))
+        try:
+            pictures = tree.get(call, self.path)
+        except (KeyError, IndexError, TypeError):
+            pictures = None
+        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.is_floating_point():
+            raise InputError("this is fitted on pictures: expected a float tensor (N, C, H, W) as the model's input")
+        return call, pictures
+
+    def seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values ``(N, K)`` of the output; features, and finer ones where they are read, both without gradients."""
+        result, captures = self.squeeze.capture(call[0] or call[1])
+        capture = next(iter(captures.values()))
+        features = heatmap.at_least_float32(capture.features)
+        if self.squeeze.apply_mode == "gate":
+            features = features * (2 * capture.gates.detach()).view(*capture.gates.shape, 1, 1)
+        values = self.squeeze.select(result, self.output)
+        if values.ndim != 2 or values.shape[1] < 2:
+            raise InputError(
+                f"output '{self.output}' has shape {tuple(values.shape)}; expected classes (N, K), K at least 2"
+            )
+        finer = None if capture.finer is None else heatmap.at_least_float32(capture.finer)
+        return values.float(), features, finer
+
+    def speaking(self, call: Call, pictures: Tensor, target: Tensor) -> Tensor:
+        """What speaks for the classes ``target (N,)`` in other pictures of the same call, ``(N, H', W')``."""
+        laid = pictures.contiguous(memory_format=self.layout)
+        _, features, _ = self.seen(tree.replace(call, self.path, laid))
+        return speaking_for(self.head, self.squeeze.model, features, target, self.squeeze.signed[self.stream])
+
+
+def random_window(height: int, width: int, smallest: float, largest: float) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random window of the same proportions."""
+    side = smallest + (largest - smallest) * float(torch.rand(()))
+    high, wide = max(1, round(side * height)), max(1, round(side * width))
+    top, left = (int(torch.randint(0, room + 1, ())) for room in (height - high, width - wide))
+    return top, left, high, wide
+
+
+def resized(pictures: Tensor, height: int, width: int) -> Tensor:
+    """``(N, C, H, W)`` brought to this size, bilinear."""
+    return F.interpolate(pictures, (height, width), mode="bilinear", align_corners=False)
