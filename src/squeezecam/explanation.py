@@ -129,8 +129,9 @@ def explain(
         inputs: what the model takes: a tensor, a tuple or a dict.
         method: ``"published"`` (SE vector, z-score rule, mean of the kept channels of the scaled map; arXiv
             2412.05134), ``"contribution"`` (the same with ``s_c z_c`` as score) or ``"class"`` (signed evidence for the
-            target), ``"focus"`` (where the object of the class is; :func:`squeezecam.focus.focus_map`), and with a
-            refiner (:meth:`Squeeze.refine`) ``"refined"`` (the class map as a mask).
+            target), ``"focus"`` (where the object of the class is; :func:`squeezecam.focus.focus_map`, or what a
+            locator learned, :meth:`Squeeze.locate`), and with a refiner (:meth:`Squeeze.refine`) ``"refined"`` (the
+            class map as a mask).
             None: the refined map where there is a refiner; else the published map once the block is fitted; before,
             and where a target is given, the class map if the classification layer is known exactly or has a fitted
             read-out, which ``method`` of the result then names with its R². Where features can be negative, the mean
