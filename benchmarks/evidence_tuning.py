@@ -94,6 +94,8 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f (2 + e)", lambda f, e: (f * (2 + e)) ** 2, speaking=True),
         explained("focus", "focus"),
     ]
+    if squeeze.locator() is not None:
+        made[-1] = explained("focus, fitted locator", "focus")
     if squeeze.fitted:
         made.append(explained("published", "published"))
     if squeeze.refiner() is not None:

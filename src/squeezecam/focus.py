@@ -29,14 +29,13 @@ def focus_map(
     parts, each over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that
     features of this stream can be negative.
     """
-    speaking = speaking_for(head, model, features, target, signed)
+    return focused(speaking_for(head, model, features, target, signed), features)
+
+
+def focused(speaking: Tensor, features: Tensor) -> Tensor:
+    """The formula of :func:`focus_map` on f, or on what a locator found, ``(N, *S)`` on a grid of its own."""
     seen, outline = on_finer_grid(speaking, heatmap.principal(features))
     return (seen * (ELSEWHERE + outline)) ** SHARPER
-
-
-def sharpened(located: Tensor) -> Tensor:
-    """What a locator found, ``(N, *S)``, on a finer grid and as tight as :func:`focus_map`."""
-    return finer_grid(located) ** SHARPER
 
 
 def speaking_for(
@@ -60,12 +59,11 @@ def speaking_for(
 
 
 def on_finer_grid(speaking: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
-    """f and p of :func:`focus_map` from maps ``(N, *S)``."""
-    seen, outline = (heatmap.over_maximum(finer_grid(maps.relu())) for maps in (speaking, component))
+    """f and p of :func:`focus_map` from maps ``(N, *S)`` and ``(N, *S')``, on the finer grid of the first."""
+    *before, height, width = speaking.shape[1:]
+    fine = (*before, FINER * height, FINER * width)
+    seen, outline = (
+        heatmap.over_maximum(heatmap.upsample(maps.relu(), fine, "spline", empty_outside=True))
+        for maps in (speaking, component)
+    )
     return seen, outline
-
-
-def finer_grid(maps: Tensor) -> Tensor:
-    """Maps ``(N, *S)`` enlarged :data:`FINER` times in height and width, with nothing outside the picture."""
-    *before, height, width = maps.shape[1:]
-    return heatmap.upsample(maps, (*before, FINER * height, FINER * width), "spline", empty_outside=True)

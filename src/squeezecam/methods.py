@@ -11,7 +11,7 @@ from torch import Tensor
 from squeezecam import heatmap, vector
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import InputError
-from squeezecam.focus import focus_map, sharpened
+from squeezecam.focus import focus_map, focused
 from squeezecam.frames import fold_time, unfold_time
 from squeezecam.head import Head
 from squeezecam.locator import located_map
@@ -165,7 +165,7 @@ def native_maps(
                 maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
             else:
                 located = located_map(locator, head, squeeze.model, features, seen.finer, goal, values)
-                maps.append(sharpened(located))
+                maps.append(focused(located, features))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

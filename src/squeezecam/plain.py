@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
-from squeezecam.focus import focus_map, sharpened
+from squeezecam.focus import focus_map, focused
 from squeezecam.locator import located_map
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
@@ -130,7 +130,8 @@ class Plain(nn.Module):
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
             if self.locator is not None:
                 fine = self._fine.pop()
-                return sharpened(located_map(self.locator, self.head, self.model, scaled, fine, goal, values))
+                located = located_map(self.locator, self.head, self.model, scaled, fine, goal, values)
+                return focused(located, scaled)
             if self.method == "focus":
                 return focus_map(self.head, self.model, scaled, goal, self.signed)
             return self.head.class_map(self.model, scaled, goal)
