@@ -29,12 +29,12 @@ def focus_map(
     parts, each over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that
     features of this stream can be negative.
     """
-    return focused(speaking_for(head, model, features, target, signed), features)
+    return focused(speaking_for(head, model, features, target, signed), heatmap.principal(features))
 
 
-def focused(speaking: Tensor, features: Tensor) -> Tensor:
-    """The formula of :func:`focus_map` on f, or on what a locator found, ``(N, *S)`` on a grid of its own."""
-    seen, outline = on_finer_grid(speaking, heatmap.principal(features))
+def focused(speaking: Tensor, component: Tensor) -> Tensor:
+    """The formula of :func:`focus_map` on f, or on what a locator found, ``(N, *S)`` on a grid of its own, and p."""
+    seen, outline = on_finer_grid(speaking, component)
     return (seen * (ELSEWHERE + outline)) ** SHARPER
 
 

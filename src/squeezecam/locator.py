@@ -66,10 +66,12 @@ class Locator(nn.Module):
         self.finer_mean.copy_(finer[0])
         self.finer_scale.copy_(1 / finer[1].clamp_min(1e-6))
 
-    def logits(self, features: Tensor, finer: Tensor, evidence: Evidence) -> Tensor:
-        """Logits of the map ``(N, H', W')`` from features ``(N, C, H, W)`` and ``(N, C', H', W')``."""
+    def logits(self, features: Tensor, finer: Tensor, component: Tensor, evidence: Evidence) -> Tensor:
+        """Logits of the map ``(N, H', W')`` from features ``(N, C, H, W)`` with their principal component, and ``(N,
+        C', H', W')``.
+        """
         energy = features.square().mean(1).sqrt()
-        maps = [evidence.full, evidence.contrast, heatmap.principal(features), energy]
+        maps = [evidence.full, evidence.contrast, component, energy]
         known = torch.stack([heatmap.over_maximum(one) for one in maps], 1)
         seen = self.project(_standard(features, self.mean, self.scale))
         coarse = torch.cat([known, self.drop(seen)], 1)
@@ -82,9 +84,9 @@ class Locator(nn.Module):
         found: Tensor = start + self.correct(inner)[:, 0]
         return found
 
-    def forward(self, features: Tensor, finer: Tensor, evidence: Evidence) -> Tensor:
+    def forward(self, features: Tensor, finer: Tensor, component: Tensor, evidence: Evidence) -> Tensor:
         """The map ``(N, H', W')`` in (0, 1)."""
-        return torch.sigmoid(self.logits(features, finer, evidence))
+        return torch.sigmoid(self.logits(features, finer, component, evidence))
 
     def describe(self) -> str:
         """One line for people."""
@@ -98,6 +100,7 @@ def located_map(
     model: nn.Module,
     features: Tensor,
     finer: Tensor,
+    component: Tensor,
     target: Tensor,
     values: Tensor | None = None,
 ) -> Tensor:
@@ -106,7 +109,7 @@ def located_map(
     features, finer = (heatmap.at_least_float32(tensor) for tensor in (features, finer))
     evidence = evidence_of(head, model, features, target, values)
     some = (evidence.full.flatten(1).amax(1) > 0).view(-1, 1, 1)
-    found = locator(features.to(dtype), finer.to(dtype), evidence.to(dtype))
+    found = locator(features.to(dtype), finer.to(dtype), component.to(dtype), evidence.to(dtype))
     return torch.where(some, found.to(features.dtype), 0.0)
 
 

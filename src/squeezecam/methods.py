@@ -164,8 +164,9 @@ def native_maps(
             if locator is None or seen.finer is None:
                 maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
             else:
-                located = located_map(locator, head, squeeze.model, features, seen.finer, goal, values)
-                maps.append(focused(located, features))
+                component = heatmap.principal(features)
+                located = located_map(locator, head, squeeze.model, features, seen.finer, component, goal, values)
+                maps.append(focused(located, component))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

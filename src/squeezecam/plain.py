@@ -130,8 +130,9 @@ class Plain(nn.Module):
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
             if self.locator is not None:
                 fine = self._fine.pop()
-                located = located_map(self.locator, self.head, self.model, scaled, fine, goal, values)
-                return focused(located, scaled)
+                component = heatmap.principal(scaled)
+                located = located_map(self.locator, self.head, self.model, scaled, fine, component, goal, values)
+                return focused(located, component)
             if self.method == "focus":
                 return focus_map(self.head, self.model, scaled, goal, self.signed)
             return self.head.class_map(self.model, scaled, goal)

@@ -222,7 +222,7 @@ class _Locating:
             values, features, finer = self.pictures.seen(tree.replace(call, self.pictures.path, given))
             assert finer is not None
             evidence = evidence_of(self.pictures.head, self.pictures.squeeze.model, features, target, values)
-        logits = self.locator.logits(features, finer, evidence)
+        logits = self.locator.logits(features, finer, heatmap.principal(features), evidence)
         wanted = F.interpolate(slow[:, None], logits.shape[1:], mode="area")[:, 0].to(logits)
         return F.binary_cross_entropy_with_logits(logits, wanted), logits.sigmoid(), wanted
 
