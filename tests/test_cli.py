@@ -539,6 +539,27 @@ def test_a_fitted_block_explains_by_the_published_rule(
     )
 
 
+def test_refiner_and_locator_are_fitted_after_the_block_and_kept_beside_it(
+    run: Run, photo: Path, pictures: Path, models: Path, tmp_path: Path
+) -> None:
+    ran = run(
+        "fit", "--images", pictures, "--refine", "--refine-epochs", "1", "--locate", "--out", "a.safetensors", "--json"
+    )
+    assert ran.code == 0
+    report = json.loads(ran.out)
+    assert report["refiner"]["epochs"] == 1
+    assert report["refiner"]["samples"] + report["refiner"]["held_out"] == 12
+    assert report["locator"]["samples"] + report["locator"]["held_out"] == 12
+    for method, named in (("refined", "refined"), ("focus", "focus, fitted locator")):
+        assert run("explain", photo, "--adapter", "a.safetensors", "--method", method).code == 0
+        assert results(tmp_path / "out")["results"][0]["method"] == named
+    model = f"{models}:net"  # its map is the first that it has
+    ran = run("fit", "--model", model, "--images", pictures, "--locate", "--out", "b.safetensors")
+    assert ran.code == 1
+    assert "the model has none before it" in ran.lines[-1]
+    assert (tmp_path / "b.safetensors").is_file()  # the block is kept
+
+
 def test_fit_leaves_out_bad_pictures(run: Run, pictures: Path, tmp_path: Path) -> None:
     ran = run("fit", "--images", "missing.png", "--images", pictures, "--out", "a.safetensors", "--json")
     assert ran.code == 1
