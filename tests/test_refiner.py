@@ -86,18 +86,16 @@ def test_it_starts_as_the_evidence() -> None:
     assert torch.allclose(mask, wanted, atol=1e-5)
 
 
-def test_a_place_without_evidence_never_outshines_the_evidence_whatever_was_learned() -> None:
+def test_a_place_without_evidence_stays_dark_whatever_was_learned() -> None:
     torch.manual_seed(0)
     refiner = Refiner("output", 2, factor=1).eval()
     with torch.no_grad():
-        refiner.correct.weight.normal_(std=50)
-        refiner.slope.fill_(0.0)
+        refiner.correct.bias.fill_(20.0)
     evidence = torch.zeros(1, 8, 8)
     evidence[0, 3, 3] = 1.0
-    for seed in range(20):
-        torch.manual_seed(seed)
-        mask = refiner(torch.rand(1, 2, 8, 8), Evidence(evidence, evidence, torch.tensor([0.5])))[0]
-        assert float(mask[3, 3]) > float(mask[evidence[0] == 0].max())
+    mask = refiner(torch.rand(1, 2, 8, 8), Evidence(evidence, evidence, torch.tensor([0.5])))[0]
+    assert float(mask[3, 3]) > 0.99
+    assert float(mask[evidence[0] == 0].max()) < 0.25
 
 
 def test_no_evidence_gives_a_blank_map_that_is_said_to_be_blank(refined: squeezecam.Squeeze) -> None:

@@ -23,9 +23,8 @@ from squeezecam.readout import ReadoutHead
 RUNNERS_UP = 5
 MAPS, NUMBERS = 4, 2
 """What the convolutions see beside the projected features: maps, and numbers that are the same at every position."""
-REACH, LEAST_SLOPE = 3.0, 0.75
-"""How far the correction may move a logit, and the least that evidence counts in it: what has no evidence then never
-outshines what has most, however much a bright spot in an empty corner would please the loss."""
+REACH = 3.0
+"""How far above its evidence the logit of a place may be: where there is none, the mask stays under a quarter."""
 _RIM = 0.015
 """Evidence is squeezed into [_RIM, 1 - _RIM], so that its logit stays finite."""
 
@@ -76,11 +75,10 @@ class Refiner(nn.Module):
         self.width, self.hidden, self.factor = width, hidden, factor
         self.project = nn.Conv2d(channels, width, 1)
         self.drop = nn.Dropout2d(0.3)
-        # The rim goes on outside, so that it cannot be told from the middle.
-        self.mix = nn.Conv2d(width + MAPS + NUMBERS, hidden, 3, padding=1, padding_mode="replicate")
-        self.near = nn.Conv2d(hidden, hidden, 3, padding=1, padding_mode="replicate")
-        self.far = nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2, padding_mode="replicate")
-        self.correct = nn.Conv2d(hidden, 1, 3, padding=1, padding_mode="replicate")
+        self.mix = nn.Conv2d(width + MAPS + NUMBERS, hidden, 3, padding=1)
+        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.far = nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2)
+        self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
         for parameter in self.correct.parameters():
@@ -103,9 +101,10 @@ class Refiner(nn.Module):
         inner = F.relu(self.mix(fine))
         inner = inner + F.relu(self.near(inner))
         inner = inner + F.relu(self.far(inner))
-        moved = REACH * torch.tanh(self.correct(inner)[:, 0] / REACH)
         known = torch.logit(start * (1 - 2 * _RIM) + _RIM)
-        return torch.sigmoid(self.slope.clamp_min(LEAST_SLOPE) * known + moved)
+        mask = torch.sigmoid(self.slope * known + self.correct(inner)[:, 0])
+        # The loss is pleased by a bright spot in an empty corner, which makes all else, and so the area, smaller.
+        return mask if self.training else torch.minimum(mask, torch.sigmoid(known + REACH))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features with mean 0 and deviation 1 in the data that was fitted on."""
