@@ -1,4 +1,4 @@
-"""What was tried, on the tuning half: enlarging, forms of ``focus``, the refiner; every table of it by one command.
+"""What was tried, on the tuning half: enlarging, forms of ``focus``, the refiner.
 
     python benchmarks/evidence_tuning.py --model mobilenet_v2 --adapter m.squeeze.safetensors
     python benchmarks/evidence_tuning.py --model squeezenet --place          # localisation alone, in a minute
@@ -92,10 +92,10 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f", lambda f, e: f, speaking=True),
         formed("f (0.3 + e)", lambda f, e: (f * (0.3 + e)) ** 1.4, speaking=True),
         formed("f (2 + e)", lambda f, e: (f * (2 + e)) ** 2, speaking=True),
-        explained("focus", "focus"),
+        formed("f (1 + e): `focus`", lambda f, e: (f * (1 + e)) ** 2, speaking=True),
     ]
     if squeeze.locator() is not None:
-        made[-1] = explained("focus, fitted locator", "focus")
+        made.append(explained("focus, fitted locator", "focus"))
     if squeeze.fitted:
         made.append(explained("published", "published"))
     if squeeze.refiner() is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
+from patches import patches
 from squeezecam.errors import AdapterError, FitError, InputError
 from squeezecam.finer import find_finer
 from squeezecam.fit.locating import KEPT, _varied, slow_map
@@ -33,16 +34,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.coarse(self.fine(x)).mean((2, 3)))
-
-
-def patches(count: int, seed: int = 0) -> Tensor:
-    """Grey noise with one square of 8 pixels in red, green or blue."""
-    generator = torch.Generator().manual_seed(seed)
-    pictures = 0.05 * torch.rand(count, 3, 32, 32, generator=generator)
-    for n in range(count):
-        x, y = (4 * torch.randint(0, 7, (2,), generator=generator)).tolist()
-        pictures[n, n % 3, y : y + 8, x : x + 8] = 1.0
-    return pictures
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +130,7 @@ def test_a_damaged_locator_is_named(located: squeezecam.Squeeze, tmp_path: Path)
     with safe_open(str(file), framework="pt") as opened:
         about = opened.metadata()
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
-    tensors.pop("locators.0.mix.weight")
+    tensors.pop("locators.0.project.weight")
     save_file(tensors, str(file), metadata=about)
     with pytest.raises(AdapterError, match="locator is damaged"):
         squeezecam.load(file, Net(), patches(2))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
+from patches import patches
 from squeezecam.errors import AdapterError, FitError, InputError
 from squeezecam.fit import refining
 from squeezecam.refiner import Evidence, Refiner, evidence_of, refined_map
@@ -38,16 +39,6 @@ def coloured() -> Net:
         net.head.weight.copy_(40 * torch.eye(3))
         net.head.bias.zero_()
     return net
-
-
-def patches(count: int, seed: int = 0) -> Tensor:
-    """Grey noise with one square of 8 pixels in red, green or blue."""
-    generator = torch.Generator().manual_seed(seed)
-    pictures = 0.05 * torch.rand(count, 3, 32, 32, generator=generator)
-    for n in range(count):
-        x, y = (4 * torch.randint(0, 7, (2,), generator=generator)).tolist()
-        pictures[n, n % 3, y : y + 8, x : x + 8] = 1.0
-    return pictures
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +81,7 @@ def test_a_place_without_evidence_stays_dark_whatever_was_learned() -> None:
     torch.manual_seed(0)
     refiner = Refiner("output", 2, factor=1).eval()
     with torch.no_grad():
-        refiner.correct.bias.fill_(20.0)
+        refiner.correct.last.bias.fill_(20.0)
     evidence = torch.zeros(1, 8, 8)
     evidence[0, 3, 3] = 1.0
     mask = refiner(torch.rand(1, 2, 8, 8), Evidence(evidence, evidence, torch.tensor([0.5])))[0]

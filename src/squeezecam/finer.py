@@ -13,7 +13,7 @@ from squeezecam.site import Place
 from squeezecam.tap import evaluating
 
 LAYOUT = "n c h w"
-FINER = 1.8
+AT_LEAST = 1.8
 """How much finer in height and in width: convolutions without padding lose a cell or two of an exact two."""
 
 
@@ -48,7 +48,7 @@ def find_finer(model: nn.Module, place: Place, args: tuple[Any, ...], kwargs: di
     fine = [
         (name, shape)
         for name, shape in before
-        if runs[name] == 1 and all(size >= FINER * cells for size, cells in zip(shape[2:], place.grid, strict=True))
+        if runs[name] == 1 and all(size >= AT_LEAST * cells for size, cells in zip(shape[2:], place.grid, strict=True))
     ]
     if not fine:
         return None

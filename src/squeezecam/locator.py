@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap
+from squeezecam.correction import Correction, evidence_logit
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 from squeezecam.refiner import Evidence, evidence_of
 
 MAPS = 4
-_RIM = 0.015
-"""Evidence is squeezed into [_RIM, 1 - _RIM], so that its logit stays finite."""
+"""What the convolutions see beside the projected features."""
 
 
 class Locator(nn.Module):
@@ -48,12 +48,7 @@ class Locator(nn.Module):
         self.project = nn.Conv2d(channels, width, 1)
         self.project_finer = nn.Conv2d(finer, width, 1)
         self.drop = nn.Dropout2d(0.1)
-        self.mix = nn.Conv2d(2 * width + MAPS, hidden, 3, padding=1)
-        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.far = nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2)
-        self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
-        for parameter in self.correct.parameters():
-            nn.init.zeros_(parameter)
+        self.correct = Correction(2 * width + MAPS, hidden)
         for name, size in (("mean", channels), ("finer_mean", finer)):
             self.register_buffer(name, torch.zeros(size))
         for name, size in (("scale", channels), ("finer_scale", finer)):
@@ -77,11 +72,7 @@ class Locator(nn.Module):
         coarse = torch.cat([known, self.drop(seen)], 1)
         large = F.interpolate(coarse, finer.shape[2:], mode="bilinear", align_corners=False)
         edges = self.drop(self.project_finer(_standard(finer, self.finer_mean, self.finer_scale)))
-        inner = F.relu(self.mix(torch.cat([large, edges], 1)))
-        inner = inner + F.relu(self.near(inner))
-        inner = inner + F.relu(self.far(inner))
-        start = torch.logit(large[:, 0].relu() * (1 - 2 * _RIM) + _RIM)
-        found: Tensor = start + self.correct(inner)[:, 0]
+        found: Tensor = evidence_logit(large[:, 0].relu()) + self.correct(torch.cat([large, edges], 1))
         return found
 
     def forward(self, features: Tensor, finer: Tensor, component: Tensor, evidence: Evidence) -> Tensor:

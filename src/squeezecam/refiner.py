@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap
+from squeezecam.correction import Correction, evidence_logit
 from squeezecam.errors import InputError
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
@@ -25,8 +26,6 @@ MAPS, NUMBERS = 4, 2
 """What the convolutions see beside the projected features: maps, and numbers that are the same at every position."""
 REACH = 3.0
 """How far above its evidence the logit of a place may be: where there is none, the mask stays under a quarter."""
-_RIM = 0.015
-"""Evidence is squeezed into [_RIM, 1 - _RIM], so that its logit stays finite."""
 
 
 @dataclass
@@ -75,14 +74,9 @@ class Refiner(nn.Module):
         self.width, self.hidden, self.factor = width, hidden, factor
         self.project = nn.Conv2d(channels, width, 1)
         self.drop = nn.Dropout2d(0.3)
-        self.mix = nn.Conv2d(width + MAPS + NUMBERS, hidden, 3, padding=1)
-        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.far = nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2)
-        self.correct = nn.Conv2d(hidden, 1, 3, padding=1)
+        self.correct = Correction(width + MAPS + NUMBERS, hidden)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
-        for parameter in self.correct.parameters():
-            nn.init.zeros_(parameter)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -98,11 +92,8 @@ class Refiner(nn.Module):
         fine = F.interpolate(small, size, mode="bilinear", align_corners=False)
         share = torch.sigmoid(self.balance)
         start = share * fine[:, 0].relu() + (1 - share) * fine[:, 1].relu()
-        inner = F.relu(self.mix(fine))
-        inner = inner + F.relu(self.near(inner))
-        inner = inner + F.relu(self.far(inner))
-        known = torch.logit(start * (1 - 2 * _RIM) + _RIM)
-        mask = torch.sigmoid(self.slope * known + self.correct(inner)[:, 0])
+        known = evidence_logit(start)
+        mask = torch.sigmoid(self.slope * known + self.correct(fine))
         # The loss is pleased by a bright spot in an empty corner, which makes all else, and so the area, smaller.
         return mask if self.training else torch.minimum(mask, torch.sigmoid(known + REACH))
 
@@ -161,12 +152,12 @@ def evidence_of(
     model's output; without it, or where it has an axis more, they are computed from the features.
     """
     full = head.class_map(model, features, target)
-    given = values is not None and values.ndim == 2
-    logits = heatmap.at_least_float32(values) if given and values is not None else head.logits(model, features)
+    given = values if values is not None and values.ndim == 2 else None
+    logits = head.logits(model, features) if given is None else heatmap.at_least_float32(given)
     if logits.shape[1] < 2 or head.link == "sigmoid":
-        chances = logits if given and head.link == "sigmoid" else logits.sigmoid()
+        chances = logits if given is not None and head.link == "sigmoid" else logits.sigmoid()
         return Evidence(full, full, chances.gather(1, target[:, None])[:, 0])
-    if given and head.link == "softmax":
+    if given is not None and head.link == "softmax":
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     others = logits.scatter(1, target[:, None], float("-inf"))
     best, classes = others.topk(min(RUNNERS_UP, logits.shape[1] - 1), dim=1)

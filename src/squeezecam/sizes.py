@@ -16,8 +16,8 @@ from squeezecam.frames import time_axis, valid_frames
 def enlarged(raw: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
     """Upsampled and cut at 0: what is drawn of a class map is its positive part.
 
-    Cubic interpolation overshoots, so it is cut afterwards. The other ways do not
-    overshoot and are cut before: otherwise evidence against the class next to a hot cell would eat into it.
+    Cubic interpolation overshoots, so it is cut afterwards. The other ways do not, and are cut before: otherwise
+    evidence against the class next to a hot cell would eat into it.
     """
     flat = raw.flatten(0, 1)
     large = heatmap.upsample(flat if mode == "bicubic" else flat.clamp_min(0), size, mode).clamp_min(0)

@@ -61,7 +61,7 @@ def fit(
     """Fit one SE block on pictures, without labels, and save it as an adapter."""
     from squeezecam.commands.fit import fit_pictures
     from squeezecam.commands.place import check_file
-    from squeezecam.commands.refine import locate_pictures, refine_pictures
+    from squeezecam.commands.refine import as_it_is, mixed_pictures
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError
     from squeezecam.processes import first_only
@@ -89,14 +89,14 @@ def fit(
     refined = located = None
     if refine or locate:
         with first_only(FitError) as here:
-            if here and refine:
-                refined = refine_pictures(
-                    loaded, squeeze, sources, out, batch_size=batch_size, output=output, epochs=epochs, seed=seed
-                )
-            if here and locate:
-                located = locate_pictures(
-                    loaded, squeeze, sources, out, batch_size=batch_size, output=output, seed=seed
-                )
+            if here:
+                pictures = mixed_pictures(loaded, sources, batch_size, seed)
+                if refine:
+                    refined = squeeze.refine(pictures, inputs=as_it_is, output=output, epochs=epochs, seed=seed)
+                    squeeze.save(out)
+                if locate:
+                    located = squeeze.locate(pictures, inputs=as_it_is, output=output, seed=seed)
+                    squeeze.save(out)
     if as_json:
         record = {"command": command(), "adapter": str(out), **report.as_dict()}
         if refined is not None:

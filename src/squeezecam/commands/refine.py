@@ -1,18 +1,14 @@
-"""``squeezecam fit --refine --locate``: what is fitted on the same pictures after the block, and saved in its file."""
+"""``squeezecam fit --refine --locate``: the pictures again, for what is fitted after the block."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.numbered import NumberedPictures
 from squeezecam.commands.pictures import Failures
-from squeezecam.fit.locating import LocateReport
-from squeezecam.fit.refining import RefineReport
 from squeezecam.models.loaded import LoadedModel
-from squeezecam.module import Squeeze
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
@@ -21,48 +17,19 @@ STEP = 4
 """Pictures in a batch at most: each is a step, and many small steps learn more from the same pictures."""
 
 
-def refine_pictures(
-    loaded: LoadedModel,
-    squeeze: Squeeze,
-    sources: Sequence[ImageSource],
-    out: Path,
-    *,
-    batch_size: int,
-    output: str | None,
-    epochs: int,
-    seed: int,
-) -> RefineReport:
-    """Refine on pictures in an order drawn with ``seed``, and write the adapter ``out`` anew, with the refiner in it.
+def mixed_pictures(loaded: LoadedModel, sources: Sequence[ImageSource], batch_size: int, seed: int) -> _Readable:
+    """Batches in an order drawn with ``seed``, the same each time, to go through several times.
 
-    Pictures that cannot be read are left out: the fit before has reported them.
+    Pictures that cannot be read are left out: the fit of the block has reported them.
     """
-    pictures = _mixed(loaded, sources, batch_size, seed)
-    report = squeeze.refine(pictures, inputs=_as_it_is, output=output, epochs=epochs, seed=seed)
-    squeeze.save(out)
-    return report
-
-
-def locate_pictures(
-    loaded: LoadedModel,
-    squeeze: Squeeze,
-    sources: Sequence[ImageSource],
-    out: Path,
-    *,
-    batch_size: int,
-    output: str | None,
-    seed: int,
-) -> LocateReport:
-    """The same for the locator."""
-    pictures = _mixed(loaded, sources, batch_size, seed)
-    report = squeeze.locate(pictures, inputs=_as_it_is, output=output, seed=seed)
-    squeeze.save(out)
-    return report
-
-
-def _mixed(loaded: LoadedModel, sources: Sequence[ImageSource], batch_size: int, seed: int) -> _Readable:
     mixed = list(sources)
     random.Random(seed).shuffle(mixed)
     return _Readable(NumberedPictures(loaded, mixed, min(batch_size, STEP), Failures(report=_silent), _uncounted))
+
+
+def as_it_is(batch: Any) -> Any:
+    """These batches are inputs alone."""
+    return batch
 
 
 class _Readable:
@@ -79,10 +46,6 @@ class _Readable:
             batch = self.pictures[number]
             if batch is not None:
                 yield batch
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _silent(line: str) -> None:
