@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
-from squeezecam import heatmap
+from squeezecam import heatmap, likeness
 from squeezecam.focus import on_finer_grid, speaking_for
 
 WEIGHT = torch.tensor([[2.0, -1.0, 0.0], [0.0, 1.0, 0.5], [-2.0, 0.0, 1.0]])
@@ -65,9 +65,11 @@ def test_features_that_can_be_negative_are_left_to_the_class_map() -> None:
     assert bool((features < 0).any())
     evidence = head.class_map(squeeze.model, features, target).relu()
     assert torch.equal(speaking_for(head, squeeze.model, features, target, signed=True), evidence)
-    seen, outline = on_finer_grid(evidence, heatmap.principal(features))
+    alike = likeness.affinities(features, (8, 8), centred=True)  # the offset of such features says nothing
+    maps = [likeness.spread(one, alike) for one in (evidence, heatmap.principal(features))]
+    seen, outline = on_finer_grid(*maps)
     raw = squeeze.explain(noise(2, 1) - 0.5, method="focus", target=[0, 1]).raw
-    assert torch.allclose(raw, (seen * (1 + outline)) ** 2, atol=1e-5)
+    assert torch.allclose(raw, (seen * (0.5 + outline)) ** 2, atol=1e-5)
 
 
 def test_the_map_is_that_of_a_literal_computation() -> None:
@@ -90,12 +92,24 @@ def test_the_map_is_that_of_a_literal_computation() -> None:
                 if float(weight[target[n]] @ seen) > 0:
                     speaking[n, row, column] = ((weight[target[n]] - weight.mean(0)).clamp_min(0) * seen).sum()
 
+    cells = features.flatten(2).transpose(1, 2)
+    alike = torch.zeros(3, 64, 64, dtype=torch.float64)
+    for n in range(3):
+        for one in range(64):
+            for other in range(64):
+                a, b = cells[n, one], cells[n, other]
+                alike[n, one, other] = (a @ b / (a.norm() * b.norm()).clamp_min(1e-12)).clamp_min(0) ** 4
+    step = alike / alike.sum(2, keepdim=True)
+
+    def walked(maps: Tensor) -> Tensor:
+        return (step @ step @ maps.flatten(1)[:, :, None]).view(3, 8, 8)
+
     def fine(maps: Tensor) -> Tensor:
         around = torch.nn.functional.pad(maps.relu(), (4, 4, 4, 4))  # nothing outside the picture
         large = heatmap.upsample(around, (64, 64), "spline")[:, 16:48, 16:48]
         return large / large.flatten(1).amax(1).view(-1, 1, 1)
 
-    wanted = (fine(speaking) * (1 + fine((component * side).view(3, 8, 8)))) ** 2
+    wanted = (fine(walked(speaking)) * (0.5 + fine(walked(component * side)))) ** 2
     assert 0 < float((speaking[0] == 0).float().mean()) < 1  # class 0 is spoken against in places
     explanation = squeeze.explain(pictures, method="focus", target=[0, 1, 2])
     assert explanation.raw.shape == (3, 32, 32)

@@ -3,7 +3,8 @@
 The class map weighs what speaks for a class against what speaks against it, so that its peak is where little else
 is seen. To *find* the object, what speaks for it is enough. Held to the principal component of the features, which
 outlines what is conspicuous, it neither spreads to what merely goes with the class nor to what is conspicuous without
-speaking for it. Closed form, one forward pass, no fit. Ours; ``docs/evidence.md`` has figures and what else was tried.
+speaking for it. Both are spread over the cells that look alike (:mod:`squeezecam.likeness`), from the telling part to
+the whole. Closed form, one forward pass, no fit. Ours; ``docs/evidence.md`` has figures and what else was tried.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from squeezecam import heatmap
+from squeezecam import heatmap, likeness
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 
-ELSEWHERE, SHARPER, FINER = 1.0, 2.0, 4
+ELSEWHERE, SHARPER, FINER = 0.5, 2.0, 4
 """What counts where nothing stands out; exponent that gathers the map at its peak and leaves its order; how much finer
 in height and width the grid is that the two are multiplied on."""
 
@@ -23,19 +24,44 @@ in height and width the grid is that the two are multiplied on."""
 def focus_map(
     head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor, signed: bool = False
 ) -> Tensor:
-    """``(f (1 + p)) ** 2`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
+    """``(f (0.5 + p)) ** 2`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
 
-    f is what speaks for class ``target (N,)``, p the principal component of the features ``(N, C, *S)``: their positive
-    parts, each over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that
-    features of this stream can be negative.
+    f is what speaks for class ``target (N,)``, p the principal component of the features ``(N, C, *S)``, both spread
+    over the cells that look alike (within each frame or slice where there are three axes): their positive parts, each
+    over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that features of this
+    stream can be negative.
     """
-    return focused(speaking_for(head, model, features, target, signed), heatmap.principal(features))
+    return focused(
+        speaking_for(head, model, features, target, signed), heatmap.principal(features), features, signed=signed
+    )
 
 
-def focused(speaking: Tensor, component: Tensor) -> Tensor:
-    """The formula of :func:`focus_map` on f, or on what a locator found, ``(N, *S)`` on a grid of its own, and p."""
-    seen, outline = on_finer_grid(speaking, component)
+def focused(
+    speaking: Tensor, component: Tensor, features: Tensor, finer: Tensor | None = None, *, signed: bool = False
+) -> Tensor:
+    """The formula of :func:`focus_map` from f, or from what a locator found, ``(N, *S)``, and p ``(N, *S')`` on the
+    grid of the features ``(N, C, *S')``. ``finer (N, C', *S)`` are features on the grid of the first, if there are any.
+    """
+    seen, outline = on_finer_grid(*spread_alike(speaking, component, features, finer, signed=signed))
     return (seen * (ELSEWHERE + outline)) ** SHARPER
+
+
+def spread_alike(
+    speaking: Tensor, component: Tensor, features: Tensor, finer: Tensor | None = None, *, signed: bool = False
+) -> tuple[Tensor, Tensor]:
+    """f and p of :func:`focused` on the grid of f, each spread over the cells that look alike."""
+    if speaking.ndim == 4:  # time or depth first: every frame by itself
+        frames = speaking.shape[1]
+        slices = features.movedim(2, 1).flatten(0, 1)
+        seen, outline = spread_alike(speaking.flatten(0, 1), component.flatten(0, 1), slices, signed=signed)
+        return seen.unflatten(0, (-1, frames)), outline.unflatten(0, (-1, frames))
+    grid = likeness.walking_grid(tuple(speaking.shape[1:]))
+    affinity = likeness.affinities(features, grid, finer, centred=signed)
+    seen, outline = (
+        likeness.spread(likeness.on_grid(heatmap.at_least_float32(maps), grid), affinity)
+        for maps in (speaking, component)
+    )
+    return seen, outline
 
 
 def speaking_for(

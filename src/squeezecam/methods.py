@@ -166,7 +166,7 @@ def native_maps(
             else:
                 component = heatmap.principal(features)
                 located = located_map(locator, head, squeeze.model, features, seen.finer, component, goal, values)
-                maps.append(focused(located, component))
+                maps.append(focused(located, component, features, seen.finer, signed=squeeze.signed[stream]))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
     stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them

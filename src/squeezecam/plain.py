@@ -132,7 +132,7 @@ class Plain(nn.Module):
                 fine = self._fine.pop()
                 component = heatmap.principal(scaled)
                 located = located_map(self.locator, self.head, self.model, scaled, fine, component, goal, values)
-                return focused(located, component)
+                return focused(located, component, scaled, fine, signed=self.signed)
             if self.method == "focus":
                 return focus_map(self.head, self.model, scaled, goal, self.signed)
             return self.head.class_map(self.model, scaled, goal)

@@ -1,0 +1,91 @@
+"""Evidence spread over the cells that look alike: from the part of an object that gave it away to all of it.
+
+A classifier's evidence sits on the telling part, a face or a beak. Its features say which other cells belong to the
+same thing. Each step gives every cell the mean over all cells, weighed by how alike their features are: a random walk,
+closed form, no fit. Affinity walks on class evidence go back to Ahn and Kwak, CVPR 2018, arXiv 1803.10464, who learn
+theirs; figures are in ``docs/evidence.md``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from squeezecam import heatmap
+
+SHARPNESS, STEPS = 4.0, 2
+"""Exponent of the cosine; steps of the walk."""
+LARGEST = 32
+"""Cells in height and width, at most: the walk takes memory with the fourth power of it. Larger grids are pooled."""
+
+
+def affinities(
+    features: Tensor, grid: tuple[int, ...], finer: Tensor | None = None, *, centred: bool = False
+) -> Tensor:
+    """How alike the cells of ``grid`` are, ``(N, P, P)`` in [0, 1], P = cells of the grid.
+
+    ``cos ** 4`` of the features ``(N, C, *S)``; where there is a finer map ``(N, C', *grid)``, ``cos ** 2`` of each.
+    ``centred`` takes the mean over the positions out of the features first: those that can be negative often carry a
+    large offset that is the same everywhere.
+    """
+    alike = cosines(features, grid, centred)
+    if finer is None:
+        return alike**SHARPNESS
+    return (alike * cosines(finer, grid, centred)) ** (SHARPNESS / 2)
+
+
+def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> Tensor:
+    """Cosine between the features of every two cells, negative ones as 0, ``(N, P, P)``.
+
+    Features ``(N, C, *S)`` of another grid are brought to ``grid`` by linear interpolation. Their inner products are
+    interpolated in their place, which comes to the same and takes a fraction of the work.
+    """
+    features = heatmap.at_least_float32(features)
+    size = tuple(features.shape[2:])
+    smaller = tuple(min(own, asked) for own, asked in zip(size, grid, strict=True))
+    if smaller != size:
+        features = _pooled(features, smaller)
+    flat = features.flatten(2)
+    if centred:
+        flat = flat - flat.mean(2, keepdim=True)
+    products = torch.bmm(flat.transpose(1, 2), flat)
+    if smaller != grid:
+        for _ in range(2):  # rows, then columns: the result is symmetric
+            rows = products.unflatten(2, smaller)
+            products = _linear(rows, grid).flatten(2).transpose(1, 2)
+    length = products.diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
+    return (products / (length[:, :, None] * length[:, None, :])).clamp(0, 1)
+
+
+def spread(maps: Tensor, affinity: Tensor) -> Tensor:
+    """Maps ``(N, *grid)`` after the walk by ``affinity (N, P, P)``. A cell that is like no other becomes 0."""
+    share = affinity / affinity.sum(2, keepdim=True).clamp_min(1e-12)
+    flat = maps.flatten(1)[:, :, None].to(share.dtype)
+    for _ in range(STEPS):
+        flat = torch.bmm(share, flat)
+    return flat[:, :, 0].view(maps.shape)
+
+
+def walking_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid of the walk for maps on ``grid``."""
+    return tuple(min(cells, LARGEST) for cells in grid)
+
+
+def on_grid(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Maps ``(N, *S)`` on ``grid``: enlarged linearly, made smaller by the mean."""
+    smaller = tuple(min(own, asked) for own, asked in zip(maps.shape[1:], grid, strict=True))
+    if smaller != tuple(maps.shape[1:]):
+        maps = _pooled(maps[:, None], smaller)[:, 0]
+    return maps if smaller == grid else _linear(maps[:, None], grid)[:, 0]
+
+
+def _pooled(features: Tensor, grid: tuple[int, ...]) -> Tensor:
+    if len(grid) == 1:
+        return F.adaptive_avg_pool1d(features, grid[0])
+    return F.adaptive_avg_pool2d(features, (grid[0], grid[1]))
+
+
+def _linear(features: Tensor, grid: tuple[int, ...]) -> Tensor:
+    mode = "linear" if len(grid) == 1 else "bilinear"
+    return F.interpolate(features, grid, mode=mode, align_corners=False)
