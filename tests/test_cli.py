@@ -539,14 +539,16 @@ def test_a_fitted_block_explains_by_the_published_rule(
     )
 
 
-def test_refiner_and_locator_are_fitted_after_the_block_and_kept_beside_it(
+def test_what_is_fitted_after_the_block_is_kept_beside_it(
     run: Run, photo: Path, pictures: Path, models: Path, tmp_path: Path
 ) -> None:
     ran = run(
-        "fit", "--images", pictures, "--refine", "--refine-epochs", "1", "--locate", "--out", "a.safetensors", "--json"
-    )
+        "fit", "--images", pictures, "--tune", "--refine", "--refine-epochs", "1", "--locate",
+        "--out", "a.safetensors", "--json",
+    )  # fmt: skip
     assert ran.code == 0
     report = json.loads(ran.out)
+    assert report["tuned"]["samples"] + report["tuned"]["held_out"] == 12
     assert report["refiner"]["epochs"] == 1
     assert report["refiner"]["samples"] + report["refiner"]["held_out"] == 12
     assert report["locator"]["samples"] + report["locator"]["held_out"] == 12

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import squeezecam
 from patches import patches
 from squeezecam.errors import AdapterError, FitError, InputError
-from squeezecam.fit import refining
+from squeezecam.fit import masked
 from squeezecam.refiner import Evidence, Refiner, evidence_of, refined_map
 
 
@@ -119,7 +119,7 @@ def test_the_probability_is_read_from_what_the_model_returns() -> None:
 def only(monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
     """All changes of the pictures switched off but these."""
     for name, value in {"CROPPED": 0.0, "JITTER": 0.0, "PASTED": 0.0, **shares}.items():
-        monkeypatch.setattr(refining, name, value)
+        monkeypatch.setattr(masked, name, value)
 
 
 def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size(monkey
     torch.manual_seed(0)
     spans = []
     for _ in range(60):
-        row = refining._varied(columns)[0, 0, 16]
+        row = masked._varied(columns)[0, 0, 16]
         assert row.shape == (32,)
         steps = row.diff()
         assert bool((steps >= -1e-5).all()) or bool((steps <= 1e-5).all())  # in order, or mirrored
@@ -141,7 +141,7 @@ def test_varied_pictures_differ_in_contrast_and_colour_one_by_one(monkeypatch: p
     only(monkeypatch, JITTER=0.2)
     torch.manual_seed(1)
     pictures = torch.rand(4, 3, 8, 8)
-    found = refining._varied(pictures)
+    found = masked._varied(pictures)
     slopes = []
     for n in range(4):
         for channel in range(3):
@@ -159,7 +159,7 @@ def test_varied_pictures_hold_a_part_of_another(monkeypatch: pytest.MonkeyPatch)
     only(monkeypatch, PASTED=1.0)
     torch.manual_seed(0)
     pictures = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 24, 24)
-    found = refining._varied(pictures)
+    found = masked._varied(pictures)
     for n in range(3):
         assert set(found[n].round().unique().tolist()) == {float(n), float((n - 1) % 3)}
     strange = float((found[0].round() == 2).float().mean())
@@ -169,15 +169,15 @@ def test_varied_pictures_hold_a_part_of_another(monkeypatch: pytest.MonkeyPatch)
 def test_now_and_then_a_runner_up_is_explained_and_never_while_judging() -> None:
     values = torch.tensor([[0.0, 5.0, 3.0, 1.0], [9.0, 0.0, 1.0, 2.0]])
     ranks = [{1: 0, 2: 1, 3: 2}, {0: 0, 3: 1, 2: 2}]
-    assert refining._target(values, aside=False).tolist() == [1, 0]
+    assert masked._target(values, aside=False).tolist() == [1, 0]
     torch.manual_seed(0)
-    drawn = [refining._target(values, aside=True).tolist() for _ in range(300)]
+    drawn = [masked._target(values, aside=True).tolist() for _ in range(300)]
     found = [[ranks[n][classes[n]] for n in range(2)] for classes in drawn]
     assert all(first == second for first, second in found)
     share = sum(first > 0 for first, _ in found) / 300
     assert 0.2 < share < 0.4
     assert {first for first, _ in found} == {0, 1, 2}
-    assert refining._target(torch.tensor([[1.0, 2.0]]), aside=True).shape == (1,)  # two classes: one runner-up
+    assert masked._target(torch.tensor([[1.0, 2.0]]), aside=True).shape == (1,)  # two classes: one runner-up
 
 
 def test_the_report_says_how_alike_the_map_of_the_masked_picture_is() -> None:

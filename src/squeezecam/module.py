@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from squeezecam.fit import FitReport
     from squeezecam.fit.locating import LocateReport
     from squeezecam.fit.refining import RefineReport
+    from squeezecam.fit.tuning import TuneReport
 
 Apply = Literal["observe", "gate"]
 
@@ -203,6 +204,12 @@ class Squeeze(nn.Module):
         from squeezecam.fit import fit
 
         return fit(self, batches, **options)
+
+    def tune(self, batches: Any, **options: Any) -> TuneReport:
+        """Tune the fitted block to make better masks of the published map; see :func:`squeezecam.fit.tuning.tune`."""
+        from squeezecam.fit.tuning import tune
+
+        return tune(self, batches, **options)
 
     def refine(self, batches: Any, **options: Any) -> RefineReport:
         """Fit the refiner of the class map, without labels; see :func:`squeezecam.fit.refining.refine`."""

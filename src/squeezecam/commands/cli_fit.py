@@ -38,6 +38,10 @@ def fit(
         Path | None,
         typer.Option("--cache", help="folder that keeps the features: an interrupted fit goes on from it"),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="also tune the block, so that 'published' makes a better mask: minutes, no labels"),
+    ] = False,
     refine: Annotated[
         bool,
         typer.Option("--refine", help="also fit a refiner of the class map (method 'refined'): minutes, no labels"),
@@ -86,11 +90,14 @@ def fit(
             seed=seed,
             cache=cache,
         )
-    refined = located = None
-    if refine or locate:
+    tuned = refined = located = None
+    if tune or refine or locate:
         with first_only(FitError) as here:
             if here:
                 pictures = mixed_pictures(loaded, sources, batch_size, seed)
+                if tune:
+                    tuned = squeeze.tune(pictures, inputs=as_it_is, output=output, seed=seed)
+                    squeeze.save(out)
                 if refine:
                     refined = squeeze.refine(pictures, inputs=as_it_is, output=output, epochs=epochs, seed=seed)
                     squeeze.save(out)
@@ -99,12 +106,14 @@ def fit(
                     squeeze.save(out)
     if as_json:
         record = {"command": command(), "adapter": str(out), **report.as_dict()}
+        if tuned is not None:
+            record["tuned"] = tuned.as_dict()
         if refined is not None:
             record["refiner"] = refined.as_dict()
         if located is not None:
             record["locator"] = located.as_dict()
         print(json.dumps(record, indent=2))
     else:
-        print("\n".join(str(part) for part in (squeeze, report, refined, located) if part is not None))
+        print("\n".join(str(part) for part in (squeeze, report, tuned, refined, located) if part is not None))
         wrote([out])
     leave(failures)

@@ -1,4 +1,4 @@
-"""``squeezecam fit --refine --locate``: the pictures again, for what is fitted after the block."""
+"""``squeezecam fit --tune --refine --locate``: the pictures again, for what is fitted after the block."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ def _silent(line: str) -> None:
 
 
 def _uncounted(count: int) -> None:
-    """Each of the two has a bar of its own."""
+    """Each of the fits has a bar of its own."""

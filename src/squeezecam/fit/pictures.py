@@ -1,4 +1,4 @@
-"""What the fits of refiner and locator share: batches of pictures, what the model shows of them, windows."""
+"""What the fits that go over pictures again share: batches of pictures, what the model shows of them, windows."""
 
 from __future__ import annotations
 

@@ -1,15 +1,7 @@
-"""Fitting the refiner: masks that the frozen model confirms, learned without labels.
-
-For every picture the model sees the picture times the mask, and the loss asks for what ADCC measures: that the
-probability of the class stays, by a mask of small area that comes out again when the masked picture is explained. A
-thousand pictures are soon known by heart, so they are mirrored, cut, brightened and put into one another at random, and
-now and then a runner-up class is explained in place of the predicted one. Gradients run through the frozen model here,
-at fit time, and nowhere else.
-"""
+"""Fitting the refiner: masks that the frozen model confirms (:mod:`squeezecam.fit.masked`), learned without labels."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 from collections.abc import Iterable, Iterator
@@ -19,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeezecam import heatmap, tree
 from squeezecam.errors import InputError
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.pictures import Pictures, counted, random_window, resized
+from squeezecam.fit.masked import answer, frozen, see
+from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
-from squeezecam.metrics.normalise import min_max
 from squeezecam.module import Squeeze
 from squeezecam.refiner import Refiner, refined_map
 from squeezecam.tap import evaluating
@@ -32,14 +23,6 @@ from squeezecam.tap import evaluating
 CONFIRMING, STAYING = 4.0, 0.5
 """Weights in the loss: of ADCC, and of the probability that the masked picture keeps, which alone goes on rising where
 nothing drops any more."""
-CROPPED, SMALLEST = 0.5, 0.4
-"""Share of the batches that are cut to a window and enlarged again, and the window's smallest side as a share."""
-JITTER = 0.2
-"""How far contrast and, in units of twice the deviation, colours of a picture move."""
-PASTED, PASTE = 0.3, (0.33, 0.75)
-"""Share of the batches in which each picture has another put into it, and the sides of what is put in."""
-ASIDE, RANKS = 0.3, 3
-"""Share of the batches in which another class than the predicted one is explained, and how far down it may stand."""
 LOOKED_AT = 16
 """Batches that the mean and deviation of the features are taken from."""
 FASTER = 3.0
@@ -214,82 +197,18 @@ class _Fitting:
 
     def loss(self, batch: Any, varied: bool = False) -> dict[str, Tensor]:
         """The loss and its parts for one batch; ``varied``: pictures and the class explained are changed at random."""
-        call, given = self.pictures.call(batch)
-        self.samples += len(given)
-        given = (_varied(given) if varied else given).contiguous(memory_format=self.pictures.layout)
-        path = self.pictures.path
-        with torch.no_grad():
-            values, features, _ = self.pictures.seen(tree.replace(call, path, given))
-        target = _target(values, aside=varied)
-        full = self._probability(values, target)
-        masks = self._masks(values, features, target)
-        large = min_max(heatmap.upsample(masks, tuple(given.shape[-2:]), "spline"))
-        values, features, _ = self.pictures.seen(tree.replace(call, path, given * large[:, None]))
-        kept = self._probability(values, target)
-        # The features of the masked picture come without gradient: it goes through what the refiner makes of them.
-        alike = _alike(masks, self._masks(values.detach(), features, target))
-        drop, area = ((full - kept).relu() / full.clamp_min(1e-6)).clamp_max(0.999), large.flatten(1).mean(1)
-        adcc = (3 / (1 / alike + 1 / (1 - area).clamp_min(1e-3) + 1 / (1 - drop))).mean()
+        seen = see(self.pictures, batch, varied, aside=varied)
+        self.samples += len(seen.given)
+        masks = self._masks(seen.values, seen.features, seen.target)
+        found = answer(self.pictures, seen, masks, self._masks, "spline")
         return {
-            "loss": -CONFIRMING * adcc - STAYING * kept.mean(), "drop": drop.mean(), "area": area.mean(),
-            "coherency": alike.mean(), "adcc": adcc,
+            "loss": -CONFIRMING * found.adcc - STAYING * found.kept, "drop": found.drop, "area": found.area,
+            "coherency": found.coherency, "adcc": found.adcc,
         }  # fmt: skip
 
     def _masks(self, values: Tensor, features: Tensor, target: Tensor) -> Tensor:
         return refined_map(self.refiner, self.pictures.head, self.pictures.squeeze.model, features, target, values)
 
-    def _probability(self, values: Tensor, target: Tensor) -> Tensor:
-        known = self.pictures.head.link in ("softmax", "sigmoid")
-        values = values if known else values.exp() if self.pictures.head.link == "log-softmax" else values.softmax(1)
-        return values.gather(1, target[:, None])[:, 0]
-
-
-def _target(values: Tensor, aside: bool) -> Tensor:
-    """The predicted class ``(N,)``; ``aside``: now and then one of the next :data:`RANKS` in its place."""
-    ranked = values.topk(min(RANKS, values.shape[1]), dim=1).indices
-    away = aside and bool(torch.rand(()) < ASIDE)
-    return ranked[:, int(torch.randint(1, ranked.shape[1], ())) if away else 0]
-
-
-def _alike(first: Tensor, second: Tensor) -> Tensor:
-    """Coherency of two sets of masks, ``(N,)`` in (0, 1]: their correlation, brought from [-1, 1]."""
-    one, other = (masks.flatten(1) - masks.flatten(1).mean(1, keepdim=True) for masks in (first, second))
-    length = (one.square().sum(1) * other.square().sum(1)).clamp_min(1e-12).sqrt()
-    return ((one * other).sum(1) / length + 1).clamp_min(0.02) / 2
-
-
-def _varied(pictures: Tensor) -> Tensor:
-    """A batch ``(N, C, H, W)`` changed at random: mirrored, cut to one window of its proportions, contrast and colours
-    moved, one picture of the batch put into another.
-    """
-    height, width = pictures.shape[-2:]
-    if torch.rand(()) < 0.5:
-        pictures = pictures.flip(3)
-    if torch.rand(()) < CROPPED:
-        top, left, high, wide = random_window(height, width, SMALLEST, 1.0)
-        pictures = resized(pictures[:, :, top : top + high, left : left + wide], height, width)
-    moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1, device=pictures.device) - 1)
-    spread = 2 * pictures.std()
-    pictures = pictures * (1 + moved[0, :, :1]) + spread * moved[1]
-    if torch.rand(()) < PASTED:
-        top, left, high, wide = random_window(height, width, *PASTE)
-        small = resized(pictures.roll(1, 0), high, wide)
-        pictures[:, :, top : top + high, left : left + wide] = small
-    return pictures
-
 
 def _after(batches: Iterable[Any], skip: int) -> Iterator[Any]:
     return (batch for number, batch in enumerate(batches) if number >= skip)
-
-
-@contextlib.contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of ``module`` asks for gradients meanwhile."""
-    flags = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

@@ -1,0 +1,133 @@
+"""What a frozen model answers to masked pictures: the loss that refiner and block are fitted by, without labels.
+
+The model sees the picture times the mask. What ADCC measures is asked for: that the probability of the class stays, by
+a mask of small area that comes out again when the masked picture is explained. A thousand pictures are soon known by
+heart, so they are mirrored, cut, brightened and put into one another at random, and for the refiner a runner-up class
+is now and then explained in place of the predicted one. Gradients run through the frozen model here, at fit time, and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from squeezecam import heatmap, tree
+from squeezecam.fit.pictures import Call, Pictures, random_window, resized
+from squeezecam.metrics.normalise import min_max
+
+CROPPED, SMALLEST = 0.5, 0.4
+"""Share of the batches that are cut to a window and enlarged again, and the window's smallest side as a share."""
+JITTER = 0.2
+"""How far contrast and, in units of twice the deviation, colours of a picture move."""
+PASTED, PASTE = 0.3, (0.33, 0.75)
+"""Share of the batches in which each picture has another put into it, and the sides of what is put in."""
+ASIDE, RANKS = 0.3, 3
+"""Share of the batches in which another class than the predicted one is explained, and how far down it may stand."""
+
+MaskOf = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Values ``(N, K)``, features ``(N, C, H, W)``, classes ``(N,)`` to native masks ``(N, H', W')``."""
+
+
+@dataclass
+class Seen:
+    """A batch of pictures and what the model makes of them: values, features, the class explained, its probability."""
+
+    call: Call
+    given: Tensor
+    values: Tensor
+    features: Tensor
+    target: Tensor
+    full: Tensor
+
+
+@dataclass
+class Answer:
+    """What became of the masked pictures. Means over the batch, with gradients to the mask."""
+
+    adcc: Tensor
+    drop: Tensor
+    area: Tensor
+    coherency: Tensor
+    kept: Tensor
+
+
+def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = False) -> Seen:
+    """The model on a batch. ``varied``: the pictures are changed at random; ``aside``: so is the class explained."""
+    call, given = pictures.call(batch)
+    given = (_varied(given) if varied else given).contiguous(memory_format=pictures.layout)
+    with torch.no_grad():
+        values, features, _ = pictures.seen(tree.replace(call, pictures.path, given))
+    target = _target(values, aside)
+    return Seen(call, given, values, features, target, _probability(pictures, values, target))
+
+
+def answer(pictures: Pictures, seen: Seen, masks: Tensor, mask_of: MaskOf, upsample: str) -> Answer:
+    """The model on the same pictures under ``masks (N, H', W')``, which ``mask_of`` makes again of what is left."""
+    large = min_max(heatmap.upsample(masks, tuple(seen.given.shape[-2:]), upsample).clamp_min(0))
+    values, features, _ = pictures.seen(tree.replace(seen.call, pictures.path, seen.given * large[:, None]))
+    kept = _probability(pictures, values, seen.target)
+    # The features of the masked picture come without gradient: it goes through what is made of them.
+    alike = correlation(masks, mask_of(values.detach(), features, seen.target)).add(1).clamp_min(0.02) / 2
+    drop = ((seen.full - kept).relu() / seen.full.clamp_min(1e-6)).clamp_max(0.999)
+    area = large.flatten(1).mean(1)
+    adcc = 3 / (1 / alike + 1 / (1 - area).clamp_min(1e-3) + 1 / (1 - drop))
+    return Answer(*(part.mean() for part in (adcc, drop, area, alike, kept)))
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Of two sets of maps over their positions, ``(N,)``."""
+    one, other = (maps.flatten(1) - maps.flatten(1).mean(1, keepdim=True) for maps in (first, second))
+    length = (one.square().sum(1) * other.square().sum(1)).clamp_min(1e-12).sqrt()
+    return (one * other).sum(1) / length
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of ``module`` asks for gradients meanwhile."""
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def _probability(pictures: Pictures, values: Tensor, target: Tensor) -> Tensor:
+    known = pictures.head.link in ("softmax", "sigmoid")
+    values = values if known else values.exp() if pictures.head.link == "log-softmax" else values.softmax(1)
+    return values.gather(1, target[:, None])[:, 0]
+
+
+def _target(values: Tensor, aside: bool) -> Tensor:
+    """The predicted class ``(N,)``; ``aside``: now and then one of the next :data:`RANKS` in its place."""
+    ranked = values.topk(min(RANKS, values.shape[1]), dim=1).indices
+    away = aside and bool(torch.rand(()) < ASIDE)
+    return ranked[:, int(torch.randint(1, ranked.shape[1], ())) if away else 0]
+
+
+def _varied(pictures: Tensor) -> Tensor:
+    """A batch ``(N, C, H, W)`` changed at random: mirrored, cut to one window of its proportions, contrast and colours
+    moved, one picture of the batch put into another.
+    """
+    height, width = pictures.shape[-2:]
+    if torch.rand(()) < 0.5:
+        pictures = pictures.flip(3)
+    if torch.rand(()) < CROPPED:
+        top, left, high, wide = random_window(height, width, SMALLEST, 1.0)
+        pictures = resized(pictures[:, :, top : top + high, left : left + wide], height, width)
+    moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1, device=pictures.device) - 1)
+    spread = 2 * pictures.std()
+    pictures = pictures * (1 + moved[0, :, :1]) + spread * moved[1]
+    if torch.rand(()) < PASTED:
+        top, left, high, wide = random_window(height, width, *PASTE)
+        small = resized(pictures.roll(1, 0), high, wide)
+        pictures[:, :, top : top + high, left : left + wide] = small
+    return pictures
