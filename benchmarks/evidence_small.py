@@ -2,7 +2,7 @@
 
     python benchmarks/evidence_small.py --models cifar_resnet20 face_expression --out evidence-small
 
-Block and refiner are fitted without labels on the tuning half, and faithfulness is measured on pictures of the other.
+The block is fitted and tuned, and a refiner fitted, without labels on the tuning half, and faithfulness is measured on pictures of the other.
 There are no boxes. Needs the material (see ``material.py``) and the ``peers`` extra.
 """
 
@@ -30,7 +30,9 @@ def study(name: str, pictures: int, seed: int, out: Path) -> None:
     batches = [what.inputs(indices[i : i + BATCH]) for i in range(0, len(indices), BATCH)]
     squeeze = squeezecam.attach(what.model, batches[0][:2])
     print(squeeze.fit(batches, seed=seed))
-    print(squeeze.refine(list(torch.cat(batches).split(STEP)), seed=seed))
+    steps = list(torch.cat(batches).split(STEP))
+    print(squeeze.tune(steps, seed=seed))
+    print(squeeze.refine(steps, seed=seed))
     order = torch.randperm(len(what.reporting), generator=torch.Generator().manual_seed(seed)).tolist()[:pictures]
     test = what.inputs([what.reporting[i] for i in sorted(order)])
     found = squeezecam.evaluate(squeeze, test, METHODS, "default", seed=seed, out=out / name)

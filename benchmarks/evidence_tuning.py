@@ -23,7 +23,7 @@ from torch import Tensor
 import squeezecam
 from evidence import SHORT
 from material import MissingMaterialError, folder, load
-from squeezecam import heatmap
+from squeezecam import heatmap, likeness
 from squeezecam.focus import on_finer_grid, speaking_for
 from squeezecam.metrics.statistics import bootstrap_difference
 from squeezecam.module import Squeeze
@@ -60,9 +60,11 @@ def explained(name: str, method: str, upsample: str | None = None) -> MapMethod:
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
 
 
-def formed(name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False) -> MapMethod:
+def formed(
+    name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False, walk: tuple[float, int] | None = None
+) -> MapMethod:
     """A form of class evidence, or of what speaks for the class, and of the principal component, both enlarged by
-    splines and over their maxima.
+    splines and over their maxima; ``walk``: spread before by this exponent of the cosine and this many steps.
     """
 
     def run(squeeze: Squeeze, inputs: Any, target: Tensor | None, **_: Any) -> Tensor:
@@ -75,10 +77,18 @@ def formed(name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool =
                 evidence = speaking_for(head, squeeze.model, features, goal)
             else:
                 evidence = head.class_map(squeeze.model, features, goal)
-            found = form(*on_finer_grid(evidence, heatmap.principal(features)))
+            maps = [evidence, heatmap.principal(features)]
+            if walk is not None:
+                alike = likeness.affinities(features, tuple(features.shape[2:]), sharpness=walk[0])
+                maps = [likeness.spread(one, alike, walk[1]) for one in maps]
+            found = form(*on_finer_grid(*maps))
             return heatmap.upsample(found, tuple(inputs.shape[-2:]), "spline")
 
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
+
+
+def half(speaking: Tensor, component: Tensor) -> Tensor:
+    return (speaking * (0.5 + component)) ** 2
 
 
 def variants(squeeze: Squeeze) -> list[MapMethod]:
@@ -92,7 +102,15 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f", lambda f, e: f, speaking=True),
         formed("f (0.3 + e)", lambda f, e: (f * (0.3 + e)) ** 1.4, speaking=True),
         formed("f (2 + e)", lambda f, e: (f * (2 + e)) ** 2, speaking=True),
-        formed("f (1 + e): `focus`", lambda f, e: (f * (1 + e)) ** 2, speaking=True),
+        formed("f (1 + e)", lambda f, e: (f * (1 + e)) ** 2, speaking=True),
+        formed("f (0.5 + e), squared", half, speaking=True),
+        formed("f spread, cos^4, 2 steps", lambda f, e: f, speaking=True, walk=(4, 2)),
+        formed("f (1 + e) spread, cos^4, 2 steps", lambda f, e: (f * (1 + e)) ** 2, speaking=True, walk=(4, 2)),
+        formed("f (0.5 + e) spread, cos^2, 2 steps", half, speaking=True, walk=(2, 2)),
+        formed("f (0.5 + e) spread, cos^4, 1 step", half, speaking=True, walk=(4, 1)),
+        formed("f (0.5 + e) spread, cos^4, 3 steps", half, speaking=True, walk=(4, 3)),
+        formed("f (0.5 + e) spread, cos^8, 2 steps", half, speaking=True, walk=(8, 2)),
+        formed("f (0.5 + e) spread, cos^4, 2 steps: `focus`", half, speaking=True, walk=(4, 2)),
     ]
     if squeeze.locator() is not None:
         made.append(explained("focus, fitted locator", "focus"))

@@ -5,6 +5,7 @@ reporting half are explained. So every figure is of a picture whose class no fit
 material (see ``material.py``) the embedded default still runs: ``--models demo``.
 
     python benchmarks/fit_unseen.py --models mobilenet_v2 squeezenet --images 100 --json out.json
+    python benchmarks/fit_unseen.py --models squeezenet --tune          # the block tuned on the same pictures
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Scores:
 
     pointing: dict[str, list[Tensor]] = field(default_factory=dict)
     faithful: dict[str, list[Tensor]] = field(default_factory=dict)
+    drop: dict[str, list[Tensor]] = field(default_factory=dict)
     hard: list[Tensor] = field(default_factory=list)
     same: list[Tensor] = field(default_factory=list)
     kept: list[vector.Kept] = field(default_factory=list)
@@ -50,7 +52,9 @@ class Scores:
         where.setdefault(name, []).append(values.float())
 
 
-def measure(what: Subject, images: int, steps: int, draws: int, seed: int, hidden: int | None = None) -> dict[str, Any]:
+def measure(
+    what: Subject, images: int, steps: int, draws: int, seed: int, hidden: int | None = None, tune: bool = False
+) -> dict[str, Any]:
     """Fit per fold, explain the pictures of the classes left out, and sum up: plain values for JSON."""
     started = time.perf_counter()
     groups = what.groups if what.groups is not None else _predicted(what)
@@ -65,6 +69,11 @@ def measure(what: Subject, images: int, steps: int, draws: int, seed: int, hidde
             continue
         squeeze = squeezecam.attach(what.model, what.inputs(fitted_on[:2]), apply="gate")
         report = squeeze.fit(_batches(what, fitted_on), hidden=hidden, seed=seed, progress=False)
+        if tune:
+            mixed = [
+                fitted_on[i] for i in torch.randperm(len(fitted_on), generator=torch.Generator().manual_seed(seed))
+            ]
+            squeeze.tune(list(_batches(what, mixed, SMALL_BATCH)), seed=seed, progress=False)
         before = len(scores.same)
         for start in range(0, len(unseen), BATCH):
             indices = unseen[start : start + BATCH]
@@ -101,6 +110,7 @@ def measure(what: Subject, images: int, steps: int, draws: int, seed: int, hidde
         "folds": folds,
         "pointing": compared(scores.pointing, draws, torch.cat(scores.hard) if scores.hard else None),
         "insertion_minus_deletion": compared(scores.faithful, draws, None),
+        "average_drop": compared(scores.drop, draws, None),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -136,7 +146,9 @@ def _point(scores: Scores, maps: dict[str, Tensor], what: Subject, indices: list
 def _curves(
     scores: Scores, maps: dict[str, Tensor], model: nn.Module, x: Tensor, target: Tensor, rows: list[int], steps: int
 ) -> None:
-    """Insertion minus deletion of the explained class's probability, for the pictures ``rows`` of the batch."""
+    """Insertion minus deletion of the explained class's probability, and its drop under the map as a mask, for the
+    pictures ``rows`` of the batch.
+    """
     if not rows:
         return
     x, target = x[rows], target[rows]
@@ -152,6 +164,8 @@ def _curves(
         inserted = metrics.insertion(predict, x, one[rows], target, base=blurred, **options).score
         deleted = metrics.deletion(predict, x, one[rows], target, base="mean", **options).score
         scores.add(scores.faithful, name, inserted - deleted)
+        confidence = metrics.masked_confidence(predict, x, one[rows], target, batch_size=SMALL_BATCH)
+        scores.add(scores.drop, name, metrics.average_drop(*confidence))
 
 
 def compared(found: dict[str, list[Tensor]], draws: int, hard: Tensor | None) -> dict[str, Any]:
@@ -218,7 +232,12 @@ def tables(results: list[dict[str, Any]], *, markdown: bool) -> str:
         for r in results
     ]
     parts = [draw(head)]
-    for title, key in (("pointing game", "pointing"), ("insertion minus deletion", "insertion_minus_deletion")):
+    titles = {
+        "pointing": "pointing game",
+        "insertion_minus_deletion": "insertion minus deletion",
+        "average_drop": "average drop, lower is better",
+    }
+    for key, title in titles.items():
         for r in results:
             if r[key]:
                 count = r[key]["published"]["pictures"]
@@ -255,6 +274,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8, help="steps of the insertion and deletion curves")
     parser.add_argument("--draws", type=int, default=3, help="draws of random channels")
     parser.add_argument("--hidden", type=int, help="hidden units of the block (default: those that the fit chooses)")
+    parser.add_argument("--tune", action="store_true", help="tune the fitted block: about five minutes a fold")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
@@ -270,7 +290,8 @@ def main() -> int:
         except MissingMaterialError as error:
             print(f"{name}: skipped, {error}", file=sys.stderr)
             continue
-        results.append(measure(what, given.images or IMAGES[name], given.steps, given.draws, given.seed, given.hidden))
+        images = given.images or IMAGES[name]
+        results.append(measure(what, images, given.steps, given.draws, given.seed, given.hidden, given.tune))
         print(f"{name}: {results[-1]['data']}; {results[-1]['seconds']:.0f} s", file=sys.stderr, flush=True)
     if not results:
         return 1

@@ -21,18 +21,24 @@ LARGEST = 32
 
 
 def affinities(
-    features: Tensor, grid: tuple[int, ...], finer: Tensor | None = None, *, centred: bool = False
+    features: Tensor,
+    grid: tuple[int, ...],
+    finer: Tensor | None = None,
+    *,
+    centred: bool = False,
+    sharpness: float = SHARPNESS,
 ) -> Tensor:
     """How alike the cells of ``grid`` are, ``(N, P, P)`` in [0, 1], P = cells of the grid.
 
-    ``cos ** 4`` of the features ``(N, C, *S)``; where there is a finer map ``(N, C', *grid)``, ``cos ** 2`` of each.
+    ``cos ** sharpness`` of the features ``(N, C, *S)``; where there is a finer map ``(N, C', *grid)``, the two share
+    the exponent: ``cos ** 2`` of each.
     ``centred`` takes the mean over the positions out of the features first: those that can be negative often carry a
     large offset that is the same everywhere.
     """
     alike = cosines(features, grid, centred)
     if finer is None:
-        return alike**SHARPNESS
-    return (alike * cosines(finer, grid, centred)) ** (SHARPNESS / 2)
+        return alike**sharpness
+    return (alike * cosines(finer, grid, centred)) ** (sharpness / 2)
 
 
 def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> Tensor:
@@ -58,11 +64,11 @@ def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> T
     return (products / (length[:, :, None] * length[:, None, :])).clamp(0, 1)
 
 
-def spread(maps: Tensor, affinity: Tensor) -> Tensor:
-    """Maps ``(N, *grid)`` after the walk by ``affinity (N, P, P)``. A cell that is like no other becomes 0."""
+def spread(maps: Tensor, affinity: Tensor, steps: int = STEPS) -> Tensor:
+    """Maps ``(N, *grid)`` after a walk by ``affinity (N, P, P)``. A cell that is like no other becomes 0."""
     share = affinity / affinity.sum(2, keepdim=True).clamp_min(1e-12)
     flat = maps.flatten(1)[:, :, None].to(share.dtype)
-    for _ in range(STEPS):
+    for _ in range(steps):
         flat = torch.bmm(share, flat)
     return flat[:, :, 0].view(maps.shape)
 
