@@ -2,8 +2,8 @@
 
     python benchmarks/evidence_small.py --models cifar_resnet20 face_expression --out evidence-small
 
-The block is fitted and tuned, and a refiner fitted, without labels on the tuning half, and faithfulness is measured on pictures of the other.
-There are no boxes. Needs the material (see ``material.py``) and the ``peers`` extra.
+The block is fitted and tuned, and a refiner fitted, without labels on the tuning half, and faithfulness is measured on
+pictures of the other. There are no boxes. Needs the material (see ``material.py``) and the ``peers`` extra.
 """
 
 from __future__ import annotations
