@@ -112,8 +112,7 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f (0.5 + e) spread, cos^8, 2 steps", half, speaking=True, walk=(8, 2)),
         formed("f (0.5 + e) spread, cos^4, 2 steps: `focus`", half, speaking=True, walk=(4, 2)),
     ]
-    if squeeze.locator() is not None:
-        made.append(explained("focus, fitted locator", "focus"))
+    made.append(explained("focus" if squeeze.locator() is None else "focus, fitted locator", "focus"))
     if squeeze.fitted:
         made.append(explained("published", "published"))
     if squeeze.refiner() is not None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import squeezecam
 from patches import patches
 from squeezecam.errors import AdapterError, FitError, InputError
-from squeezecam.finer import find_finer
 from squeezecam.fit.locating import KEPT, _varied, slow_map
 from squeezecam.fit.pictures import Pictures
 
@@ -47,7 +46,7 @@ def test_the_finer_map_is_the_last_that_is_twice_as_fine() -> None:
     squeeze = squeezecam.attach(Net(), patches(2))
     place = squeeze.places["map"]
     assert place.grid == (4, 4)
-    found = find_finer(squeeze.model, place, (patches(2),), {})
+    found = squeeze.finer
     assert found is not None
     assert (found.module, found.grid, found.channels) == ("fine", (8, 8), 3)
 
@@ -159,7 +158,7 @@ def test_what_cannot_be_located_is_refused() -> None:
 
     with pytest.raises(FitError, match="another order"):
         squeeze.locate(Shuffled(patches(12).split(4)), epochs=1)
-    assert squeeze.finer is None
+    assert squeeze.locator() is None
     net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     flat = squeezecam.attach(net, patches(2))
     with pytest.raises(InputError, match="the model has none before it"):

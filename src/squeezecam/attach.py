@@ -13,6 +13,7 @@ from squeezecam import tree
 from squeezecam.anatomy import Anatomy, Place, Site, examine
 from squeezecam.block import SEBlock
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
+from squeezecam.finer import last_finer, watching
 from squeezecam.frames import name_time
 from squeezecam.head import find_head
 from squeezecam.heatmap import suited_aggregate
@@ -156,7 +157,7 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"
     try:
         found: dict[str, Capture] = {}
-        with squeeze._taps(args, kwargs, found):
+        with squeeze._taps(args, kwargs, found), watching(squeeze.model, batch) as maps:
             result = squeeze.model(*args, **kwargs)
     finally:
         squeeze.apply_mode = mode
@@ -171,6 +172,7 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
             head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
             if head is not None:
                 squeeze.heads[name] = head
-        squeeze.upstream = before(anatomy, next(iter(squeeze.places.values())))
+        place = next(iter(squeeze.places.values()))
+        squeeze.upstream, squeeze.finer = before(anatomy, place), last_finer(maps, place)
     else:
         squeeze.upstream = before_all(anatomy, list(squeeze.places.values()))

@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from squeezecam import tree
 from squeezecam.layout import parse_layout
 from squeezecam.site import Place
-from squeezecam.tap import evaluating
 
 LAYOUT = "n c h w"
 AT_LEAST = 1.8
 """How much finer in height and in width: convolutions without padding lose a cell or two of an exact two."""
 
 
-def find_finer(model: nn.Module, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Place | None:
-    """That map in one probe pass, or None where there is none: a transformer's grid is the same throughout.
+@dataclass
+class Maps:
+    """Modules that put out ``(N, C, H, W)`` in a pass, in the order in which they finished, and how often each ran."""
+
+    seen: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    runs: dict[str, int] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def watching(model: nn.Module, batch: int) -> Iterator[Maps]:
+    """Writes down the maps of a pass with ``batch`` samples. Inside PyTorch's encoder layers, whose fused path hooks
+    would switch off, nothing is watched.
+    """
+    found = Maps()
+    names = {}
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            inside = (*inside, f"{name}.")
+        elif name and not name.startswith(inside):
+            names[module] = name
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        name = names[module]
+        found.runs[name] = found.runs.get(name, 0) + 1
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[0] == batch:
+            found.seen.append((name, tuple(output.shape)))
+
+    handles = [module.register_forward_hook(after) for module in names]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def last_finer(found: Maps, place: Place) -> Place | None:
+    """That map, or None where there is none: a transformer's grid is the same throughout.
 
     Of the modules that put out ``(N, C, H, W)`` on such a grid, run once, and before the map at ``place``, it is the
     last one that has finished among the outermost, as ``features.13`` or ``layer3``.
     """
     if place.layout.text != LAYOUT or place.when != "output":
         return None
-    found: list[tuple[str, tuple[int, ...]]] = []
-    runs: dict[str, int] = {}
-    batch = tree.batch_size(args, kwargs)
-    names = {module: name for name, module in model.named_modules()}
-
-    def after(module: nn.Module, _: Any, output: Any) -> None:
-        name = names[module]
-        runs[name] = runs.get(name, 0) + 1
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[0] == batch:
-            found.append((name, tuple(output.shape)))
-
-    handles = [module.register_forward_hook(after) for module in names if module is not model]
-    try:
-        with torch.no_grad(), evaluating(model):
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    ends = [number for number, (name, _) in enumerate(found) if name == place.module]
-    before = found[: ends[0]] if ends else []
+    ends = [number for number, (name, _) in enumerate(found.seen) if name == place.module]
+    before = found.seen[: ends[0]] if ends else []
     fine = [
         (name, shape)
         for name, shape in before
-        if runs[name] == 1 and all(size >= AT_LEAST * cells for size, cells in zip(shape[2:], place.grid, strict=True))
+        if found.runs[name] == 1
+        and all(size >= AT_LEAST * cells for size, cells in zip(shape[2:], place.grid, strict=True))
     ]
     if not fine:
         return None

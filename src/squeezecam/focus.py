@@ -19,28 +19,37 @@ from squeezecam.readout import ReadoutHead
 ELSEWHERE, SHARPER, FINER = 0.5, 2.0, 4
 """What counts where nothing stands out; exponent that gathers the map at its peak and leaves its order; how much finer
 in height and width the grid is that the two are multiplied on."""
+FINEST = 20
+"""Cells in height and width that a finer map may have to be looked at: the walk costs the square of its cells."""
 
 
 def focus_map(
-    head: Head | ReadoutHead, model: nn.Module, features: Tensor, target: Tensor, signed: bool = False
+    head: Head | ReadoutHead,
+    model: nn.Module,
+    features: Tensor,
+    target: Tensor,
+    signed: bool = False,
+    finer: Tensor | None = None,
 ) -> Tensor:
     """``(f (0.5 + p)) ** 2`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
 
     f is what speaks for class ``target (N,)``, p the principal component of the features ``(N, C, *S)``, both spread
     over the cells that look alike (within each frame or slice where there are three axes): their positive parts, each
     over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that features of this
-    stream can be negative.
+    stream can be negative. ``finer (N, C', H', W')`` are those of an earlier map of the model: where that has at most
+    :data:`FINEST` cells a side, cells are its cells.
     """
-    return focused(
-        speaking_for(head, model, features, target, signed), heatmap.principal(features), features, signed=signed
-    )
+    if finer is not None and max(finer.shape[2:]) > FINEST:
+        finer = None
+    speaking = speaking_for(head, model, features, target, signed)
+    return focused(speaking, heatmap.principal(features), features, finer, signed=signed)
 
 
 def focused(
     speaking: Tensor, component: Tensor, features: Tensor, finer: Tensor | None = None, *, signed: bool = False
 ) -> Tensor:
-    """The formula of :func:`focus_map` from f, or from what a locator found, ``(N, *S)``, and p ``(N, *S')`` on the
-    grid of the features ``(N, C, *S')``. ``finer (N, C', *S)`` are features on the grid of the first, if there are any.
+    """The formula of :func:`focus_map` from f, or from what a locator found, ``(N, *S')``, and from p and the features
+    ``(N, C, *S)``; ``finer (N, C', *S')``, where there are any, have the cells to spread over.
     """
     seen, outline = on_finer_grid(*spread_alike(speaking, component, features, finer, signed=signed))
     return (seen * (ELSEWHERE + outline)) ** SHARPER
@@ -49,13 +58,13 @@ def focused(
 def spread_alike(
     speaking: Tensor, component: Tensor, features: Tensor, finer: Tensor | None = None, *, signed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """f and p of :func:`focused` on the grid of f, each spread over the cells that look alike."""
+    """f and p of :func:`focused`, each spread over the cells that look alike, on the finer grid or that of f."""
     if speaking.ndim == 4:  # time or depth first: every frame by itself
         frames = speaking.shape[1]
         slices = features.movedim(2, 1).flatten(0, 1)
         seen, outline = spread_alike(speaking.flatten(0, 1), component.flatten(0, 1), slices, signed=signed)
         return seen.unflatten(0, (-1, frames)), outline.unflatten(0, (-1, frames))
-    grid = likeness.walking_grid(tuple(speaking.shape[1:]))
+    grid = likeness.walking_grid(tuple(speaking.shape[1:] if finer is None else finer.shape[2:]))
     affinity = likeness.affinities(features, grid, finer, centred=signed)
     seen, outline = (
         likeness.spread(likeness.on_grid(heatmap.at_least_float32(maps), grid), affinity)

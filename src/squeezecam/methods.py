@@ -162,7 +162,7 @@ def native_maps(
             features = _scaled(seen.features, in_path * kept[-1].mask)
             locator = squeeze.locator(output)
             if locator is None or seen.finer is None:
-                maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream]))
+                maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream], seen.finer))
             else:
                 component = heatmap.principal(features)
                 located = located_map(locator, head, squeeze.model, features, seen.finer, component, goal, values)

@@ -95,16 +95,19 @@ class Squeeze(nn.Module):
         with self._taps(args, kwargs, None):
             return self.model(*args, **kwargs)
 
-    def capture(self, inputs: Any, lengths: Tensor | None = None) -> tuple[Any, dict[str, Capture]]:
+    def capture(
+        self, inputs: Any, lengths: Tensor | None = None, *, finer: bool = True
+    ) -> tuple[Any, dict[str, Capture]]:
         """One pass: the output, and per stream the features that came to the block, squeezed vectors and SE vectors.
 
         Of several streams those that the model did not run (an input that was not given) are left out. ``lengths``
-        ``(N,)`` are the frames of each clip that are no padding.
+        ``(N,)`` are the frames of each clip that are no padding. ``finer`` says whether the last finer map of the model
+        is kept too, where it has one: what ``method="focus"`` looks at.
         """
         args, kwargs = tree.as_call(inputs)
         found: dict[str, Capture] = {}
         fine: list[Tensor] = []
-        with self._taps(args, kwargs, found, lengths), self._finer_tap(fine):
+        with self._taps(args, kwargs, found, lengths), self._finer_tap(fine, finer):
             output = self.model(*args, **kwargs)
         missing = [stream for stream in self.places if stream not in found]
         if not found:
@@ -117,9 +120,9 @@ class Squeeze(nn.Module):
             next(iter(found.values())).finer = fine[0]
         return output, found
 
-    def _finer_tap(self, fine: list[Tensor]) -> contextlib.AbstractContextManager[Any]:
+    def _finer_tap(self, fine: list[Tensor], wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Puts a copy of the finer features into ``fine``, where there are any to be read."""
-        if self.finer is None:
+        if self.finer is None or not wanted:
             return contextlib.nullcontext()
 
         def keep(tensor: Tensor) -> None:

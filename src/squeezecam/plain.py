@@ -85,7 +85,9 @@ class Plain(nn.Module):
         else:
             module.register_forward_hook(self._after)
         self._fine: list[Tensor] = []
-        if self.locator is not None and squeeze.finer is not None:
+        self.looks_closer = METHODS[self.method].aggregate == "focus" and squeeze.finer is not None
+        if self.looks_closer:
+            assert squeeze.finer is not None
             self.model.get_submodule(squeeze.finer.module).register_forward_hook(self._keep_finer)
 
     def _keep_finer(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -128,13 +130,13 @@ class Plain(nn.Module):
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
             if self.refiner is not None:
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
-            if self.locator is not None:
-                fine = self._fine.pop()
+            fine = self._fine.pop() if self.looks_closer else None
+            if self.locator is not None and fine is not None:
                 component = heatmap.principal(scaled)
                 located = located_map(self.locator, self.head, self.model, scaled, fine, component, goal, values)
                 return focused(located, component, scaled, fine, signed=self.signed)
             if self.method == "focus":
-                return focus_map(self.head, self.model, scaled, goal, self.signed)
+                return focus_map(self.head, self.model, scaled, goal, self.signed, fine)
             return self.head.class_map(self.model, scaled, goal)
         score = gates
         if self.method == "contribution":

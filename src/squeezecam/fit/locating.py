@@ -20,7 +20,6 @@ from torch import Tensor
 
 from squeezecam import heatmap, tree
 from squeezecam.errors import FitError, InputError
-from squeezecam.finer import find_finer
 from squeezecam.fit.batches import Pick
 from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
@@ -108,9 +107,7 @@ def locate(
     total, held = counted(batches, hold_out, "locating")
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
-    place = pictures.place
-    call, _ = pictures.call(next(iter(batches)))
-    finer = find_finer(squeeze.model, place, *call)
+    place, finer = pictures.place, squeeze.finer
     if finer is None:
         raise InputError(
             f"the locator looks at a map that is finer than that at the {place.describe()}, and the model has none "
@@ -121,36 +118,31 @@ def locate(
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(seed)
         locator = Locator(pictures.output, place.channels, finer.channels, width=width, hidden=hidden).to(device)
-        before_finer, squeeze.finer = squeeze.finer, finer
-        try:
-            with Progress(progress) as bar, evaluating(squeeze):
-                work = _Locating(pictures, locator)
-                with bar.task("slow maps", total) as advance:
-                    work.look(batches, advance)
-                before = work.validate(batches, held)
-                best, state, best_epoch, history = before, copy.deepcopy(locator.state_dict()), 0, [before[0]]
-                optimiser = torch.optim.AdamW(locator.parameters(), lr, weight_decay=decay)
-                steps = epochs * (total - held)
-                schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.2)
-                with bar.task("locate", steps) as advance:
-                    for epoch in range(epochs):
-                        locator.train()
-                        for number, batch in enumerate(batches):
-                            if number < held:
-                                continue
-                            loss = work.loss(number, batch, varied=True)[0]
-                            optimiser.zero_grad()
-                            loss.backward()
-                            optimiser.step()
-                            schedule.step()
-                            advance(1)
-                        now = work.validate(batches, held)
-                        history.append(now[0])
-                        if now[0] < best[0]:
-                            best, best_epoch, state = now, epoch + 1, copy.deepcopy(locator.state_dict())
-        except BaseException:
-            squeeze.finer = before_finer
-            raise
+        with Progress(progress) as bar, evaluating(squeeze):
+            work = _Locating(pictures, locator)
+            with bar.task("slow maps", total) as advance:
+                work.look(batches, advance)
+            before = work.validate(batches, held)
+            best, state, best_epoch, history = before, copy.deepcopy(locator.state_dict()), 0, [before[0]]
+            optimiser = torch.optim.AdamW(locator.parameters(), lr, weight_decay=decay)
+            steps = epochs * (total - held)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.2)
+            with bar.task("locate", steps) as advance:
+                for epoch in range(epochs):
+                    locator.train()
+                    for number, batch in enumerate(batches):
+                        if number < held:
+                            continue
+                        loss = work.loss(number, batch, varied=True)[0]
+                        optimiser.zero_grad()
+                        loss.backward()
+                        optimiser.step()
+                        schedule.step()
+                        advance(1)
+                    now = work.validate(batches, held)
+                    history.append(now[0])
+                    if now[0] < best[0]:
+                        best, best_epoch, state = now, epoch + 1, copy.deepcopy(locator.state_dict())
     optimiser.zero_grad()
     locator.load_state_dict(state)
     squeeze.set_locator(locator, finer)
