@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import squeezecam
-from squeezecam import heatmap, likeness
+from squeezecam import focus, heatmap, likeness
+from squeezecam.finer import watching
 from squeezecam.focus import on_finer_grid, speaking_for
 
 WEIGHT = torch.tensor([[2.0, -1.0, 0.0], [0.0, 1.0, 0.5], [-2.0, 0.0, 1.0]])
@@ -157,3 +159,59 @@ def test_as_module_gives_the_same_map() -> None:
     pictures = noise(2, 4)
     _, found, _ = squeeze.as_module(method="focus")(pictures)
     assert torch.allclose(found, squeeze.explain(pictures, method="focus").heatmap, atol=1e-5)
+
+
+class Deep(nn.Module):
+    """Its map has 4x4 cells; ``fine``, before it, has 8x8 and still sees where a colour ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.fine = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.ReLU())
+        self.coarse = nn.Sequential(nn.Conv2d(6, 5, 2, 2), nn.ReLU())
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.coarse(self.fine(x)).mean((2, 3)))
+
+
+def test_the_last_finer_map_gives_the_cells_to_spread_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    squeeze, pictures = squeezecam.attach(Deep(), noise(2)), noise(3, 7)
+    head, target = squeeze.evidence(), [0, 1, 2]
+    assert head is not None
+    explanation = squeeze.explain(pictures, method="focus", target=target)
+    assert explanation.raw.shape == (3, 32, 32)  # four times 8
+    assert explanation.method == "focus"
+    features = features_of(squeeze, pictures)
+    fine = squeeze.model.fine(pictures)
+    maps = [speaking_for(head, squeeze.model, features, torch.tensor(target)), heatmap.principal(features)]
+    large = [nn.functional.interpolate(one[:, None], (8, 8), mode="bilinear")[:, 0] for one in maps]
+    alike = (likeness.cosines(features, (8, 8)) * likeness.cosines(fine, (8, 8))) ** 2
+    seen, outline = on_finer_grid(*(likeness.spread(one, alike) for one in large))
+    assert torch.allclose(explanation.raw, (seen * (0.5 + outline)) ** 2, atol=1e-5)
+    assert torch.allclose(
+        squeeze.as_module(method="focus", target=1)(pictures)[1][1], explanation.heatmap[1], atol=1e-5
+    )
+    again = squeeze.explain(pictures, method="focus", target=target, captured=squeeze.capture(pictures))
+    assert torch.equal(again.raw, explanation.raw)
+    monkeypatch.setattr(focus, "FINEST", 7)  # too many cells: too dear
+    assert squeeze.explain(pictures, method="focus", target=target).raw.shape == (3, 16, 16)
+
+
+def test_other_methods_do_not_pay_for_the_finer_map() -> None:
+    squeeze = squeezecam.attach(Deep(), noise(2))
+    assert squeeze.finer is not None
+    assert next(iter(squeeze.capture(noise(1), finer=False)[1].values())).finer is None
+    assert next(iter(squeeze.capture(noise(1))[1].values())).finer.shape == (1, 6, 8, 8)
+
+
+def test_a_fused_encoder_layer_is_not_watched() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, batch_first=True)
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+    both = nn.ModuleDict({"net": net, "layer": layer})
+    with watching(both, 2) as maps:
+        net(noise(2))
+        layer(torch.rand(2, 5, 8))
+        assert not any(module._forward_hooks for module in layer.modules())
+    assert maps.seen == [("net.0", (2, 8, 8, 8)), ("net.1", (2, 8, 8, 8)), ("net", (2, 8, 8, 8))]
+    assert not any(module._forward_hooks for module in both.modules())
