@@ -2,8 +2,8 @@
 
     python benchmarks/evidence_small.py --models cifar_resnet20 face_expression --out evidence-small
 
-The block is fitted and tuned, and a refiner fitted, without labels on the tuning half, and faithfulness is measured on
-pictures of the other. There are no boxes. Needs the material (see ``material.py``) and the ``peers`` extra.
+Block (with ``--tune`` tuned as well) and refiner are fitted without labels on the tuning half, and faithfulness is
+measured on pictures of the other. There are no boxes. Needs the material (see ``material.py``) and the ``peers`` extra.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METHODS = "own,grad-cam,grad-cam++,hirescam,xgrad-cam,layercam,eigen-cam,fem,abl
 FITTING, BATCH, STEP = 1000, 20, 4
 
 
-def study(name: str, pictures: int, seed: int, out: Path) -> None:
+def study(name: str, pictures: int, seed: int, out: Path, tune: bool) -> None:
     what = subject(name)
     torch.manual_seed(seed)
     every = torch.randperm(len(what.tuning), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -31,7 +31,8 @@ def study(name: str, pictures: int, seed: int, out: Path) -> None:
     squeeze = squeezecam.attach(what.model, batches[0][:2])
     print(squeeze.fit(batches, seed=seed))
     steps = list(torch.cat(batches).split(STEP))
-    print(squeeze.tune(steps, seed=seed))
+    if tune:
+        print(squeeze.tune(steps, seed=seed))
     print(squeeze.refine(steps, seed=seed))
     order = torch.randperm(len(what.reporting), generator=torch.Generator().manual_seed(seed)).tolist()[:pictures]
     test = what.inputs([what.reporting[i] for i in sorted(order)])
@@ -45,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--tune", action="store_true", help="tune the fitted block")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("evidence-small"))
     arguments = parser.parse_args()
     try:
         for name in arguments.models:
-            study(name, arguments.pictures, arguments.seed, arguments.out)
+            study(name, arguments.pictures, arguments.seed, arguments.out, arguments.tune)
     except MissingMaterialError as error:
         raise SystemExit(f"skipped: {error}") from None
 

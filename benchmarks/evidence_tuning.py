@@ -110,7 +110,7 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f (0.5 + e) spread, cos^4, 1 step", half, speaking=True, walk=(4, 1)),
         formed("f (0.5 + e) spread, cos^4, 3 steps", half, speaking=True, walk=(4, 3)),
         formed("f (0.5 + e) spread, cos^8, 2 steps", half, speaking=True, walk=(8, 2)),
-        formed("f (0.5 + e) spread, cos^4, 2 steps: `focus`", half, speaking=True, walk=(4, 2)),
+        formed("f (0.5 + e) spread, cos^4, 2 steps", half, speaking=True, walk=(4, 2)),
     ]
     made.append(explained("focus" if squeeze.locator() is None else "focus, fitted locator", "focus"))
     if squeeze.fitted:
