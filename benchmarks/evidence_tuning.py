@@ -64,7 +64,7 @@ def formed(
     name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False, walk: tuple[float, int] | None = None
 ) -> MapMethod:
     """A form of class evidence, or of what speaks for the class, and of the principal component, both enlarged by
-    splines and over their maxima; ``walk``: spread before by this exponent of the cosine and this many steps.
+    splines and over their maxima; ``walk``: spread before, alike to this much of the others, in this many steps.
     """
 
     def run(squeeze: Squeeze, inputs: Any, target: Tensor | None, **_: Any) -> Tensor:
@@ -79,7 +79,7 @@ def formed(
                 evidence = head.class_map(squeeze.model, features, goal)
             maps = [evidence, heatmap.principal(features)]
             if walk is not None:
-                alike = likeness.affinities(features, tuple(features.shape[2:]), sharpness=walk[0])
+                alike = likeness.affinities(features, tuple(features.shape[2:]), alike=walk[0])
                 maps = [likeness.spread(one, alike, walk[1]) for one in maps]
             found = form(*on_finer_grid(*maps))
             return heatmap.upsample(found, tuple(inputs.shape[-2:]), "spline")
@@ -104,13 +104,13 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f (2 + e)", lambda f, e: (f * (2 + e)) ** 2, speaking=True),
         formed("f (1 + e)", lambda f, e: (f * (1 + e)) ** 2, speaking=True),
         formed("f (0.5 + e), squared", half, speaking=True),
-        formed("f spread, cos^4, 2 steps", lambda f, e: f, speaking=True, walk=(4, 2)),
-        formed("f (1 + e) spread, cos^4, 2 steps", lambda f, e: (f * (1 + e)) ** 2, speaking=True, walk=(4, 2)),
-        formed("f (0.5 + e) spread, cos^2, 2 steps", half, speaking=True, walk=(2, 2)),
-        formed("f (0.5 + e) spread, cos^4, 1 step", half, speaking=True, walk=(4, 1)),
-        formed("f (0.5 + e) spread, cos^4, 3 steps", half, speaking=True, walk=(4, 3)),
-        formed("f (0.5 + e) spread, cos^8, 2 steps", half, speaking=True, walk=(8, 2)),
-        formed("f (0.5 + e) spread, cos^4, 2 steps", half, speaking=True, walk=(4, 2)),
+        formed("f spread, .02, 2 steps", lambda f, e: f, speaking=True, walk=(0.02, 2)),
+        formed("f (1 + e) spread, .02, 2 steps", lambda f, e: (f * (1 + e)) ** 2, speaking=True, walk=(0.02, 2)),
+        formed("f (0.5 + e) spread, .02, 1 step", half, speaking=True, walk=(0.02, 1)),
+        formed("f (0.5 + e) spread, .02, 3 steps", half, speaking=True, walk=(0.02, 3)),
+        formed("f (0.5 + e) spread, .005, 2 steps", half, speaking=True, walk=(0.005, 2)),
+        formed("f (0.5 + e) spread, .05, 2 steps", half, speaking=True, walk=(0.05, 2)),
+        formed("f (0.5 + e) spread, .02, 2 steps", half, speaking=True, walk=(0.02, 2)),
     ]
     made.append(explained("focus" if squeeze.locator() is None else "focus, fitted locator", "focus"))
     if squeeze.fitted:

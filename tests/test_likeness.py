@@ -18,27 +18,37 @@ def test_a_walk_by_hand() -> None:
     # Cells 0 and 1 are alike (cosine 1), cell 2 is like no other.
     features = torch.tensor([[[1.0, 3.0, 0.0], [0.0, 0.0, 2.0]]])
     alike = likeness.affinities(features, (3,))
-    assert torch.allclose(alike, torch.tensor([[[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]]))
+    assert torch.allclose(alike, torch.tensor([[[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]]))  # no power of 1 is less
     assert torch.allclose(likeness.spread(torch.tensor([[4.0, 0.0, 1.0]]), alike), torch.tensor([[2.0, 2.0, 1.0]]))
 
 
-def test_the_exponent_by_hand() -> None:
-    features = torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])  # cosine 1 / sqrt(2), to the fourth: 1 / 4
-    assert torch.allclose(likeness.affinities(features, (2,))[0, 0], torch.tensor([1.0, 0.25]))
-    # With a finer map, whose cosine here is 1, each counts squared.
-    finer = torch.ones(1, 5, 2)
-    assert torch.allclose(likeness.affinities(features, (2,), finer)[0, 0], torch.tensor([1.0, 0.5]))
+def test_the_exponent_is_that_with_which_a_cell_is_like_so_much_of_the_others() -> None:
+    features = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]])  # cosines 2^-.5, 0 and 2^-.5
+    found = likeness.affinities(features, (3,), alike=0.1)[0]
+    # 4 of the 6 ordered pairs have the cosine, and their power is .15 on average: 4 * .15 / 6 = .1.
+    assert torch.allclose(found, torch.tensor([[1, 0.15, 0], [0.15, 1, 0.15], [0, 0.15, 1]]), rtol=0.01)
+    for one in likeness.affinities(noise(4, 6, 5, 7) ** 2, (5, 7)):  # whatever the cosines are
+        off = one.sum() - one.diagonal().sum()
+        assert float(off) == pytest.approx(0.02 * 35 * 34, rel=0.02)
+
+
+def test_a_finer_map_counts_as_much_as_the_last_one() -> None:
+    features = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]])
+    finer = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])  # the last cell is like no other there
+    found = likeness.affinities(features, (3,), finer)[0]
+    assert float(found[0, 1]) == pytest.approx(0.06, rel=0.02)  # the one pair that is left: 2 * .06 / 6 = .02
+    assert float(found[1, 2]) == 0
 
 
 def test_cells_without_features_stay_empty() -> None:
-    features = torch.tensor([[[1.0, 0.0, 0.0]]])
+    features = torch.tensor([[[1.0, 0.0, 0.0]]])  # no cosines at all, so no power of them
     spread = likeness.spread(torch.tensor([[1.0, 1.0, 1.0]]), likeness.affinities(features, (3,)))
     assert torch.equal(spread, torch.tensor([[1.0, 0.0, 0.0]]))
 
 
 def test_an_offset_that_is_the_same_everywhere_is_no_likeness() -> None:
     features = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]) + 100
-    assert float(likeness.affinities(features, (2,))[0, 0, 1]) > 0.99
+    assert float(likeness.cosines(features, (2,))[0, 0, 1]) > 0.99
     assert float(likeness.affinities(features, (2,), centred=True)[0, 0, 1]) == 0
 
 

@@ -14,31 +14,41 @@ from torch import Tensor
 
 from squeezecam import heatmap
 
-SHARPNESS, STEPS = 4.0, 2
-"""Exponent of the cosine; steps of the walk."""
+ALIKE, STEPS = 0.02, 2
+"""How much of the others a cell is like, on average over a picture; steps of the walk."""
+LEAST, MOST, HALVINGS = 0.5, 64.0, 12
+"""Bounds of the exponent that makes it so, and how often the interval between them is halved."""
 LARGEST = 32
 """Cells in height and width, at most: the walk takes memory with the fourth power of it. Larger grids are pooled."""
 
 
 def affinities(
-    features: Tensor,
-    grid: tuple[int, ...],
-    finer: Tensor | None = None,
-    *,
-    centred: bool = False,
-    sharpness: float = SHARPNESS,
+    features: Tensor, grid: tuple[int, ...], finer: Tensor | None = None, *, centred: bool = False, alike: float = ALIKE
 ) -> Tensor:
     """How alike the cells of ``grid`` are, ``(N, P, P)`` in [0, 1], P = cells of the grid.
 
-    ``cos ** sharpness`` of the features ``(N, C, *S)``; where there is a finer map ``(N, C', *grid)``, the two share
-    the exponent: ``cos ** 2`` of each.
+    A power of the cosine of the features ``(N, C, *S)``; where there is a finer map ``(N, C', *grid)``, of the
+    geometric mean of both cosines. Cosines lie about .2 in one network and about .5 in another, so that no fixed power
+    serves both: for each picture it is the one with which a cell is like ``alike`` of the others on average.
     ``centred`` takes the mean over the positions out of the features first: those that can be negative often carry a
     large offset that is the same everywhere.
     """
-    alike = cosines(features, grid, centred)
-    if finer is None:
-        return alike**sharpness
-    return (alike * cosines(finer, grid, centred)) ** (sharpness / 2)
+    found = cosines(features, grid, centred)
+    if finer is not None:
+        found = (found * cosines(finer, grid, centred)).sqrt()
+    others = found.shape[1] * (found.shape[1] - 1)
+    logarithm = found.clamp_min(1e-6).log()
+
+    def powered(exponent: Tensor) -> Tensor:
+        return torch.where(found > 0, (exponent * logarithm).exp(), 0.0)
+
+    least, most = (torch.full_like(found[:, :1, :1], bound) for bound in (LEAST, MOST))
+    for _ in range(HALVINGS):
+        middle = (least * most).sqrt()
+        power = powered(middle)
+        much = power.sum((1, 2)) - power.diagonal(dim1=1, dim2=2).sum(1) > alike * others
+        least, most = torch.where(much[:, None, None], middle, least), torch.where(much[:, None, None], most, middle)
+    return powered((least * most).sqrt())
 
 
 def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> Tensor:
