@@ -36,19 +36,16 @@ def affinities(
     found = cosines(features, grid, centred)
     if finer is not None:
         found = (found * cosines(finer, grid, centred)).sqrt()
-    others = found.shape[1] * (found.shape[1] - 1)
-    logarithm = found.clamp_min(1e-6).log()
-
-    def powered(exponent: Tensor) -> Tensor:
-        return torch.where(found > 0, (exponent * logarithm).exp(), 0.0)
-
+    cells = found.shape[1]
+    itself = found.diagonal(dim1=1, dim2=2).sum(1).round()  # 1 for every cell that has features, whatever the power
+    enough = (itself + alike * cells * (cells - 1))[:, None, None]
+    logarithm = found.log()  # minus infinity where there is no likeness: no power of it
     least, most = (torch.full_like(found[:, :1, :1], bound) for bound in (LEAST, MOST))
     for _ in range(HALVINGS):
         middle = (least * most).sqrt()
-        power = powered(middle)
-        much = power.sum((1, 2)) - power.diagonal(dim1=1, dim2=2).sum(1) > alike * others
-        least, most = torch.where(much[:, None, None], middle, least), torch.where(much[:, None, None], most, middle)
-    return powered((least * most).sqrt())
+        much = (middle * logarithm).exp().sum((1, 2), keepdim=True) > enough
+        least, most = torch.where(much, middle, least), torch.where(much, most, middle)
+    return ((least * most).sqrt() * logarithm).exp()
 
 
 def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> Tensor:
