@@ -220,3 +220,12 @@ def test_a_fused_encoder_layer_is_not_watched() -> None:
         assert not any(module._forward_hooks for module in layer.modules())
     assert maps.seen == [("net.0", (2, 8, 8, 8)), ("net.1", (2, 8, 8, 8)), ("net", (2, 8, 8, 8))]
     assert not any(module._forward_hooks for module in both.modules())
+
+
+def test_the_scale_of_the_features_does_not_matter() -> None:
+    features = noise(2, 8)
+    small, large = (heatmap.principal(features * scale) for scale in (1e-6, 1e12))
+    assert torch.allclose(small, large, atol=1e-5)
+    assert torch.allclose(
+        likeness.affinities(features * 1e-6, (32, 32)), likeness.affinities(features * 1e12, (32, 32)), atol=1e-5
+    )

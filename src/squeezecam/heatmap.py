@@ -67,6 +67,7 @@ def principal(features: Tensor, steps: int = 24) -> Tensor:
     Eigen-CAM (Muhammad and Yeasin, IJCNN 2020, arXiv 2008.00299) is the same by a decomposition, its sign left open.
     """
     flat = at_least_float32(features).flatten(2)
+    flat = flat / flat.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)  # its fourth power must not overflow
     centred = flat - flat.mean(2, keepdim=True)
     energy = flat.square().sum(1)
     energy = energy - energy.mean(1, keepdim=True)

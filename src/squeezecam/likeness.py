@@ -60,6 +60,7 @@ def cosines(features: Tensor, grid: tuple[int, ...], centred: bool = False) -> T
     if smaller != size:
         features = _pooled(features, smaller)
     flat = features.flatten(2)
+    flat = flat / flat.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)  # whatever their scale, nothing overflows
     if centred:
         flat = flat - flat.mean(2, keepdim=True)
     products = torch.bmm(flat.transpose(1, 2), flat)
