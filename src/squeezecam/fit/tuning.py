@@ -3,7 +3,8 @@
 The closed form (:mod:`squeezecam.fit.faithful`) ranks channels by what they say for the class. Whether their maps,
 averaged, also cover what the model has to see is another matter: a telling channel may light up on an eye alone. That
 is learned here as one number per channel, the same for all classes, which is added to every column of the block's
-second layer. So few numbers do not learn pictures by heart, and classes that were not in the data have them too.
+second layer. So few numbers do not learn pictures by heart; on classes that were not in the data it pays less, and the
+map then points less well (``docs/fit.md`` has figures).
 """
 
 from __future__ import annotations
