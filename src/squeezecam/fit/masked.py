@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,50 @@ class Answer:
     area: Tensor
     coherency: Tensor
     kept: Tensor
+
+    def figures(self, loss: Tensor) -> dict[str, float]:
+        """The loss and what a report says of it."""
+        parts = {
+            "loss": loss, "drop": self.drop, "area": self.area, "coherency": self.coherency, "adcc": self.adcc,
+        }  # fmt: skip
+        return {name: float(part) for name, part in parts.items()}
+
+
+@dataclass
+class MaskReport:
+    """What a fit by masked pictures did.
+
+    ``before`` and ``after`` are means over held-out pictures: ``drop`` of the probability under the mask, ``area``,
+    ``coherency``, the ``adcc`` made of them, and the ``loss`` that decides.
+    """
+
+    what: ClassVar[str]
+
+    output: str
+    samples: int
+    held_out: int
+    epochs: int
+    best: int
+    seconds: float
+    before: dict[str, float]
+    after: dict[str, float]
+    history: list[float] = field(default_factory=list)
+    seed: int = 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.what} of '{self.output}': {self.samples} pictures, {self.epochs} epochs (best: {self.best}), "
+            f"{self.seconds:.0f} s"
+        ]
+        lines += [
+            f"  {name:10} {self.before[name]:.3f} -> {self.after[name]:.3f} on {self.held_out} held-out pictures"
+            for name in self.before
+        ]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return dict(self.__dict__)
 
 
 def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = False) -> Seen:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from squeezecam.errors import InputError
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.masked import answer, frozen, see
+from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
@@ -31,39 +30,10 @@ LONGEST = 1.0
 """Norm that gradients are cut to."""
 
 
-@dataclass
-class RefineReport:
-    """What a refiner's fit did.
+class RefineReport(MaskReport):
+    """What a refiner's fit did."""
 
-    ``before`` and ``after`` are means over held-out pictures: ``drop`` of the probability under the mask, ``area``,
-    ``coherency``, the ``adcc`` made of them, and the ``loss`` that decides.
-    """
-
-    output: str
-    samples: int
-    held_out: int
-    epochs: int
-    best: int
-    seconds: float
-    before: dict[str, float]
-    after: dict[str, float]
-    history: list[float] = field(default_factory=list)
-    seed: int = 0
-
-    def __str__(self) -> str:
-        lines = [
-            f"refiner of '{self.output}': {self.samples} pictures, {self.epochs} epochs (best: {self.best}), "
-            f"{self.seconds:.0f} s"
-        ]
-        lines += [
-            f"  {name:10} {self.before[name]:.3f} -> {self.after[name]:.3f} on {self.held_out} held-out pictures"
-            for name in self.before
-        ]
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return dict(self.__dict__)
+    what = "refiner"
 
 
 def refine(
@@ -134,7 +104,7 @@ def refine(
                     refiner.train()
                     fitting.samples = 0
                     for batch in _after(batches, held):
-                        loss = fitting.loss(batch, varied=True)["loss"]
+                        _, loss = fitting.loss(batch, varied=True)
                         optimiser.zero_grad()
                         loss.backward()
                         nn.utils.clip_grad_norm_(refiner.parameters(), LONGEST)
@@ -192,19 +162,19 @@ class _Fitting:
             for number, batch in enumerate(batches):
                 if number >= held:
                     break
-                rows.append({name: float(value) for name, value in self.loss(batch).items()})
+                found, loss = self.loss(batch)
+                rows.append(found.figures(loss))
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
-    def loss(self, batch: Any, varied: bool = False) -> dict[str, Tensor]:
-        """The loss and its parts for one batch; ``varied``: pictures and the class explained are changed at random."""
+    def loss(self, batch: Any, varied: bool = False) -> tuple[Answer, Tensor]:
+        """What the model answers to one batch under its masks, and the loss; ``varied``: pictures and the class
+        explained are changed at random.
+        """
         seen = see(self.pictures, batch, varied, aside=varied)
         self.samples += len(seen.given)
         masks = self._masks(seen.values, seen.features, seen.target)
         found = answer(self.pictures, seen, masks, self._masks, "spline")
-        return {
-            "loss": -CONFIRMING * found.adcc - STAYING * found.kept, "drop": found.drop, "area": found.area,
-            "coherency": found.coherency, "adcc": found.adcc,
-        }  # fmt: skip
+        return found, -CONFIRMING * found.adcc - STAYING * found.kept
 
     def _masks(self, values: Tensor, features: Tensor, target: Tensor) -> Tensor:
         return refined_map(self.refiner, self.pictures.head, self.pictures.squeeze.model, features, target, values)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from squeezecam import heatmap, vector
 from squeezecam.block import SEBlock, squeeze_positions
 from squeezecam.errors import FitError, InputError
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.masked import Answer, answer, correlation, frozen, see
+from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
@@ -34,35 +33,10 @@ SOFTNESS = 0.25
 """Width, in standard deviations of the gates, over which the keep rule has a gradient."""
 
 
-@dataclass
-class TuneReport:
-    """What tuning a block did: means over held-out pictures ``before`` and ``after``, for the published map."""
+class TuneReport(MaskReport):
+    """What tuning a block did, for the published map."""
 
-    output: str
-    samples: int
-    held_out: int
-    epochs: int
-    best: int
-    seconds: float
-    before: dict[str, float]
-    after: dict[str, float]
-    history: list[float] = field(default_factory=list)
-    seed: int = 0
-
-    def __str__(self) -> str:
-        lines = [
-            f"block of '{self.output}' tuned: {self.samples} pictures, {self.epochs} epochs (best: {self.best}), "
-            f"{self.seconds:.0f} s"
-        ]
-        lines += [
-            f"  {name:10} {self.before[name]:.3f} -> {self.after[name]:.3f} on {self.held_out} held-out pictures"
-            for name in self.before
-        ]
-        return "\n".join(lines)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return dict(self.__dict__)
+    what = "tuned block"
 
 
 def tune(
@@ -169,12 +143,7 @@ class _Tuning:
                     break
                 found, loss, count = self.loss(batch, keep=True)
                 self.held += count
-                rows.append(
-                    {
-                        "loss": float(loss), "drop": float(found.drop), "area": float(found.area),
-                        "coherency": float(found.coherency), "adcc": float(found.adcc),
-                    }
-                )  # fmt: skip
+                rows.append(found.figures(loss))
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
     def vectors(self) -> Tensor:
