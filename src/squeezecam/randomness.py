@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,6 +28,21 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def torch_seeded(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
+    """Torch's generators of the CPU and of ``devices`` start from ``seed`` inside, and go on as before afterwards."""
+    listed = set(devices)
+    cuda = sorted(torch.cuda.current_device() if d.index is None else d.index for d in listed if d.type == "cuda")
+    with torch.random.fork_rng(devices=cuda):
+        if any(device.type not in ("cpu", "cuda") for device in listed):  # torch keeps no state of theirs to go back to
+            torch.manual_seed(seed)
+        # Only the generators that are put back afterwards: torch.manual_seed would touch those of every device.
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
 from squeezecam.module import Squeeze
+from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
 
 MINIMUM = 8
@@ -91,8 +92,7 @@ def fit(
     device = next((p.device for p in squeeze.parameters()), torch.device("cpu"))
     started = time.perf_counter()
     processes.join()
-    with Progress(progress if processes.rank() == 0 else False) as bar, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with Progress(progress if processes.rank() == 0 else False) as bar, torch_seeded(seed, [device]):
         if train == "all" and cache is not None:
             raise InputError("train='all' changes the features, so that they cannot be kept: leave cache=... out")
         if train == "all":

@@ -25,6 +25,7 @@ from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
 from squeezecam.locator import Locator
 from squeezecam.module import Squeeze
+from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import evidence_of
 from squeezecam.tap import evaluating
 
@@ -115,8 +116,7 @@ def locate(
         )
     started = time.perf_counter()
     device = next(squeeze.parameters()).device
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        torch.manual_seed(seed)
+    with torch_seeded(seed, [device]), torch.inference_mode(False):
         locator = Locator(pictures.output, place.channels, finer.channels, width=width, hidden=hidden).to(device)
         with Progress(progress) as bar, evaluating(squeeze):
             work = _Locating(pictures, locator)

@@ -167,7 +167,7 @@ def _varied(pictures: Tensor) -> Tensor:
     if torch.rand(()) < CROPPED:
         top, left, high, wide = random_window(height, width, SMALLEST, 1.0)
         pictures = resized(pictures[:, :, top : top + high, left : left + wide], height, width)
-    moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1, device=pictures.device) - 1)
+    moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1) - 1).to(pictures)  # drawn alike on every device
     spread = 2 * pictures.std()
     pictures = pictures * (1 + moved[0, :, :1]) + spread * moved[1]
     if torch.rand(()) < PASTED:

@@ -16,6 +16,7 @@ from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
+from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import Refiner, refined_map
 from squeezecam.tap import evaluating
 
@@ -80,10 +81,9 @@ def refine(
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
     started = time.perf_counter()
-    reference = next(squeeze.parameters())
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        torch.manual_seed(seed)
-        refiner = Refiner(name, place.channels, width=width, hidden=hidden, factor=factor).to(reference.device)
+    device = next(squeeze.parameters()).device
+    with torch_seeded(seed, [device]), torch.inference_mode(False):
+        refiner = Refiner(name, place.channels, width=width, hidden=hidden, factor=factor).to(device)
         fitting = _Fitting(pictures, refiner)
         with Progress(progress) as bar, evaluating(squeeze), frozen(squeeze), torch.enable_grad():
             fitting.look(batches, held)

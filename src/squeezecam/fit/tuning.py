@@ -25,6 +25,7 @@ from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, froze
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
+from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
 
 DROPPING, POINTING = 0.25, 0.5
@@ -80,8 +81,7 @@ def tune(
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        torch.manual_seed(seed)
+    with torch_seeded(seed, [block.expand.weight.device]), torch.inference_mode(False):
         work = _Tuning(pictures, block)
         with Progress(progress) as bar, evaluating(squeeze), frozen(squeeze), torch.enable_grad():
             pictures.choose_layout(next(iter(batches)))

@@ -15,6 +15,7 @@ from squeezecam.metrics.checks import as_maps, same_shape
 from squeezecam.metrics.correlation import spearman
 from squeezecam.metrics.metric import Metric
 from squeezecam.metrics.ssim import ssim as structural_similarity
+from squeezecam.randomness import torch_seeded
 
 METRIC = Metric(
     name="model_randomisation",
@@ -92,12 +93,7 @@ def model_randomisation(
 
 def reinitialise(module: nn.Module, seed: int) -> None:
     """New random weights for everything in ``module``, in place; see :func:`model_randomisation`."""
-    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        # Only the generators that are put back afterwards: torch.manual_seed would touch those of every device.
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
+    with torch_seeded(seed, (p.device for p in module.parameters())), torch.no_grad():
         for part in module.modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):

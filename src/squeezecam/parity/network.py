@@ -14,6 +14,7 @@ from squeezecam import tree
 from squeezecam.attach import attach
 from squeezecam.errors import InputError, ModelError
 from squeezecam.module import Apply, Squeeze
+from squeezecam.randomness import torch_seeded
 
 Build = Callable[[], nn.Module]
 
@@ -46,21 +47,18 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks run: where the trained one is."""
-        parameters = self.trained.parameters() if self.trained is not None else iter(())
-        return next((p.device for p in parameters), torch.device("cpu"))
+        """Where the networks run: where the trained one is; without one, where ``build`` puts them."""
+        return torch.device("cpu") if self.trained is None else _device(self.trained, torch.device("cpu"))
 
     def start(self, start: str, seed: int, apply: Apply) -> Squeeze:
         """A network with its block (identity start) for one run; the block takes nothing from the network's chance.
 
         Everything drawn depends on ``seed``, so that two calls with different ``apply`` give the same weights.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = self._fresh() if start == "scratch" else self._copy()
-            model = self._with_outputs(model)
-            torch.manual_seed(seed)
-            example = tree.to_device(self.example, self.device)
+        with torch_seeded(seed, [self.device]):
+            model = self._with_outputs(self._fresh() if start == "scratch" else self._copy())
+        with torch_seeded(seed, [self.device]):
+            example = tree.to_device(self.example, _device(model, self.device))
             return attach(model, example, at=self.at, apply=apply, reduction=self.reduction)
 
     def _copy(self) -> nn.Module:
@@ -70,13 +68,13 @@ class Network:
 
     def _fresh(self) -> nn.Module:
         if self.build is not None:
-            return self.build().to(self.device)
+            return self.build() if self.trained is None else self.build().to(self.device)
         return reset(self._copy())
 
     def _with_outputs(self, model: nn.Module) -> nn.Module:
         if self.outputs is None:
             return model
-        squeeze = attach(model, tree.to_device(self.example, self.device), at=self.at)
+        squeeze = attach(model, tree.to_device(self.example, _device(model, self.device)), at=self.at)
         squeeze.output_name(self.output)
         name = squeeze.classifiers[squeeze.output_name(self.output)]
         layer = model.get_submodule(name.rpartition(".")[0]) if name else None
@@ -102,6 +100,10 @@ class Network:
             nn.init.constant_(new.bias, self.offset)
         setattr(model.get_submodule(parent), child, new.to(next(layer.parameters())))
         return model
+
+
+def _device(model: nn.Module, otherwise: torch.device) -> torch.device:
+    return next((p.device for p in model.parameters()), otherwise)
 
 
 def reset(model: nn.Module) -> nn.Module:

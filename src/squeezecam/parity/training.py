@@ -14,6 +14,7 @@ from squeezecam.fit.labels import task_loss
 from squeezecam.module import Capture, Squeeze
 from squeezecam.parity.recipe import Recipe
 from squeezecam.parity.samples import Samples
+from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
 
 Extra = Callable[[Squeeze, dict[str, Capture], Tensor, Tensor, float], Tensor]
@@ -49,8 +50,7 @@ def train(
     optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     each = _steps(len(samples), recipe.batch_size)
     total, done = recipe.epochs * each, 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(seed)
+    with torch_seeded(seed, [device]), torch.enable_grad():
         squeeze.train()
         for _ in range(recipe.epochs):
             for index in _batches(torch.randperm(len(samples), generator=order), recipe.batch_size):
