@@ -85,7 +85,7 @@ def attach(
             f"the example holds no tensor, it is {type(example).__name__}: give what the model takes, "
             "a tensor with a batch axis, a tuple or a dict of arguments"
         )
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), tree.on_one_device(model, (args, kwargs)):
         anatomy = examine(model, args, kwargs, at)
         anatomy.places = _named_streams(model, anatomy.places)
         probed = tree.get(anatomy.result, anatomy.outputs[anatomy.default_output])

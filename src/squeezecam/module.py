@@ -107,7 +107,8 @@ class Squeeze(nn.Module):
         args, kwargs = tree.as_call(inputs)
         found: dict[str, Capture] = {}
         fine: list[Tensor] = []
-        with self._taps(args, kwargs, found, lengths), self._finer_tap(fine, finer):
+        taps = self._taps(args, kwargs, found, lengths)
+        with tree.on_one_device(self, (args, kwargs)), taps, self._finer_tap(fine, finer):
             output = self.model(*args, **kwargs)
         missing = [stream for stream in self.places if stream not in found]
         if not found:

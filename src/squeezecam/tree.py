@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from squeezecam.errors import InputError
 
 Path = tuple[str | int, ...]
 
@@ -86,6 +89,23 @@ def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Length of the first axis of the first tensor among the arguments, or 1."""
     found = leaves((args, kwargs))
     return found[0][1].shape[0] if found and found[0][1].ndim else 1  # not int(): it may be symbolic in an export
+
+
+@contextlib.contextmanager
+def on_one_device(module: nn.Module, inputs: Any) -> Iterator[None]:
+    """An error inside is one that names the devices, where no input lies on any device of ``module``.
+
+    Looked at once something has failed, because a model may well move its inputs itself.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        own = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+        given = {tensor.device for _, tensor in leaves(inputs)}
+        if not own or not given or own & given:
+            raise
+        model, batch = (", ".join(sorted(map(str, devices))) for devices in (own, given))
+        raise InputError(f"the model is on {model}, its inputs are on {batch}: move them, x.to('{model}')") from error
 
 
 def to_device(value: Any, device: torch.device) -> Any:
