@@ -44,6 +44,8 @@ class HeadRunner:
 
     def reproduces(self, raws: dict[str, Tensor], expected: Tensor, output: str, *, tolerance: float = 1e-4) -> bool:
         """Whether the head alone gives ``expected`` (the values of one output) on these features."""
+        if expected.is_cuda:  # another memory format may choose another kernel, and TF32 has few digits
+            tolerance = max(tolerance, 1e-3)
         try:
             with torch.no_grad():
                 got = self.squeeze.select(self.run(raws, len(expected)), output)
