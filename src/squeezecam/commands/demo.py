@@ -16,7 +16,8 @@ from squeezecam.data.demo import DemoBatch, DemoImages
 from squeezecam.evaluation.loading import picture_seed
 from squeezecam.files import output_folder, write_json, write_picture, write_text
 from squeezecam.metrics import boxes_to_mask, energy_pointing_game, pointing_game
-from squeezecam.models.demo import DEMO_LABELS, demo_model
+from squeezecam.models.demo import DEMO_LABELS
+from squeezecam.models.resolve import load_model
 from squeezecam.module import Squeeze
 from squeezecam.peers import choose
 from squeezecam.render.compare import comparison_grid
@@ -40,15 +41,17 @@ class DemoOutcome:
     seconds: float
 
 
-def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: int = TEST_PICTURES) -> DemoOutcome:
+def run_demo(
+    folder: Path, seed: int, say: Callable[[str], None], *, pictures: int = TEST_PICTURES, device: str = "cpu"
+) -> DemoOutcome:
     """Fit on pictures of training sprites, explain and measure on sprites never seen, write figure, table, adapter."""
     started = time.perf_counter()
     target = output_folder(folder)
     torch.manual_seed(seed)
-    model, _ = demo_model()
+    model = load_model("demo", device=device).model
     fitting = DemoImages("train", FIT_PICTURES, seed=seed + 1)
     say(f"fitting one SE block on {FIT_PICTURES} pictures without labels ...")
-    squeeze = attach(model, fitting.batch(range(2)).images)
+    squeeze = attach(model, fitting.batch(range(2)).images.to(device))
     batches = (fitting.batch(range(i, min(i + BATCH, FIT_PICTURES))).images for i in range(0, FIT_PICTURES, BATCH))
     report = squeeze.fit(batches, seed=seed, progress=None)
     say(f"explaining {pictures} pictures of digits that neither the network nor the block has seen ...")
@@ -70,14 +73,15 @@ def run_demo(folder: Path, seed: int, say: Callable[[str], None], *, pictures: i
 
 
 def _maps(squeeze: Squeeze, data: DemoBatch, seed: int) -> dict[str, Tensor]:
-    """Maps ``(N, H, W)`` of the methods that need the block alone, and of the controls, by their labels, in batches."""
+    """Maps ``(N, H, W)`` of the methods that need the block alone, and of the controls, by their labels, on the CPU."""
+    device = squeeze.block().expand.weight.device
     methods = choose("published, contribution, class, controls")
     found: dict[str, list[Tensor]] = {method.label: [] for method in methods}
     for start in range(0, len(data.images), BATCH):
-        images = data.images[start : start + BATCH]
+        images = data.images[start : start + BATCH].to(device)
         seeds = [picture_seed(seed, start + i) for i in range(len(images))]
         for method in methods:
-            found[method.label].append(method(squeeze, images, seeds=seeds))
+            found[method.label].append(method(squeeze, images, seeds=seeds).cpu())
     return {label: torch.cat(parts) for label, parts in found.items()}
 
 
@@ -99,7 +103,8 @@ def _figure(squeeze: Squeeze, data: DemoBatch, maps: dict[str, Tensor]) -> Any:
     shown = ("published", "class", "all-channel mean", "centred Gaussian")
     arrays = (data.images[:SHOWN] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     with torch.no_grad():
-        probabilities = squeeze(data.images[:SHOWN]).softmax(1)
+        shown_images = data.images[:SHOWN].to(squeeze.block().expand.weight.device)
+        probabilities = squeeze(shown_images).softmax(1).cpu()
     best = probabilities.argmax(1).tolist()
     return comparison_grid(
         [Image.fromarray(a) for a in arrays],
