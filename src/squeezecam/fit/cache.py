@@ -105,7 +105,8 @@ def try_head(
     size, raws, values = seen.size, seen.raws, seen.values
     with evaluating(squeeze):
         for skip in (True, False):
-            runner = HeadRunner(squeeze, given, skip=skip)
+            dtypes = {stream: raw.dtype for stream, raw in raws.items()}
+            runner = HeadRunner(squeeze, given, skip=skip, dtypes=dtypes)
             if not runner.reproduces(raws, values, output):
                 continue
             if squeeze.per_frame or any(

@@ -26,24 +26,31 @@ class HeadRunner:
         inputs: one real batch, for the structure and the shapes of what the model takes.
         skip: leave out the module calls before the map. Without, the whole model runs on placeholders, slower and more
             surely.
+        dtypes: ``{stream: dtype}`` of the model's own tensors at the places, where float32 may be handed in.
 
     """
 
-    def __init__(self, squeeze: Squeeze, inputs: Any, *, skip: bool = True) -> None:
+    def __init__(
+        self, squeeze: Squeeze, inputs: Any, *, skip: bool = True, dtypes: dict[str, torch.dtype] | None = None
+    ) -> None:
         self.squeeze = squeeze
         self.args, self.kwargs = tree.as_call(inputs)
         self.batch = tree.batch_size(self.args, self.kwargs)
         self.skip = skip and bool(squeeze.upstream)
+        self.dtypes = dtypes or {}
 
     def run(self, raws: dict[str, Tensor], batch: int) -> Any:
         """The model's output for tensors at the places, in the layout of the place and with ``batch`` samples."""
         args, kwargs = self._placeholders(batch)
+        raws = {stream: raw.to(self.dtypes.get(stream, raw.dtype)) for stream, raw in raws.items()}
         handlers: dict[str, Handler] = {stream: (lambda _, raw=raw: raw) for stream, raw in raws.items()}  # type: ignore[misc]
         with self._skipping(batch), tapped(self.squeeze.model, self.squeeze.places, handlers):
             return self.squeeze.model(*args, **kwargs)
 
     def reproduces(self, raws: dict[str, Tensor], expected: Tensor, output: str, *, tolerance: float = 1e-4) -> bool:
         """Whether the head alone gives ``expected`` (the values of one output) on these features."""
+        if expected.is_floating_point():
+            tolerance = max(tolerance, 4 * torch.finfo(expected.dtype).eps)
         if expected.is_cuda:  # another memory format may choose another kernel, and TF32 has few digits
             tolerance = max(tolerance, 1e-3)
         try:
