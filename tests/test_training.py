@@ -290,17 +290,19 @@ class TestPrecisionAndAverage:
         assert second.epochs[-1].loss != first.epochs[-1].loss
         assert all(p.dtype == torch.float32 for p in half.parameters())
 
-    def test_fp16_goes_on_with_its_scale_or_says_that_it_cannot_be_had(self, tmp_path: Path) -> None:
-        if not torch.cuda.is_available():
-            with pytest.raises(InputError, match="only a CPU"):
-                trained(gated(), loader(), precision="fp16")
-            return
-        whole, again = gated(), gated()
+    def test_fp16_cannot_be_had_on_the_cpu(self) -> None:
+        with pytest.raises(InputError, match="trained on the CPU"):
+            trained(gated(), loader(), precision="fp16")
+
+    def test_fp16_goes_on_with_its_scale(self, device: torch.device, tmp_path: Path) -> None:
+        if device.type == "cpu":
+            pytest.skip("fp16 is for accelerators")
+        whole, again, part = (gated().to(device) for _ in range(3))
         trained(whole, loader(), precision="fp16")
-        trained(gated(), loader(), epochs=1, precision="fp16", checkpoints=tmp_path)
+        trained(part, loader(), epochs=1, precision="fp16", checkpoints=tmp_path)
         assert checkpoint.read(tmp_path / "step-000000006.pt")["scaler"]["scale"] > 1
         trained(again, loader(), precision="fp16", checkpoints=tmp_path)
-        assert equal(state(whole), state(again))
+        torch.testing.assert_close(state(again), state(whole), rtol=1e-3, atol=1e-4)  # sums come in any order there
 
     def test_squeeze_survives_the_deep_copy_of_an_averaged_model(self) -> None:
         squeeze = gated()

@@ -21,11 +21,12 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 
 @contextlib.contextmanager
-def accelerating(settings: Settings, given: Accelerator | None) -> Iterator[Accelerator]:
-    """The Accelerator that was given, or one of these settings.
+def accelerating(settings: Settings, given: Accelerator | None, device: torch.device) -> Iterator[Accelerator]:
+    """The Accelerator that was given, or one of these settings: for ``device`` where there is one process, else for
+    what the launcher gave to this one.
 
     Accelerate keeps precision and device in global state, so a second training in the same program could not choose
-    another precision: that state is put back afterwards. The process group stays.
+    another: that state is put back afterwards. The process group stays.
 
     Raises:
         ModelError: accelerate is not installed.
@@ -38,21 +39,23 @@ def accelerating(settings: Settings, given: Accelerator | None) -> Iterator[Acce
         return
     try:
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, GradientState
+        from accelerate.state import AcceleratorState, GradientState, PartialState
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError:
         raise ModelError("training needs the package accelerate: pip install 'squeezecam[train]'") from None
     precision = settings.precision or os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision '{precision}'; expected one of {', '.join(PRECISIONS)}")
-    if precision == "fp16" and _only_cpu():  # accelerate would train in float32 and not say so
-        raise InputError("precision 'fp16' needs an accelerator, and there is only a CPU: try 'bf16'")
     processes.join()
-    with _own_state(AcceleratorState, GradientState):
+    alone = processes.world() == 1
+    on_cpu = device.type == "cpu" if alone else _only_cpu()
+    if precision == "fp16" and on_cpu:  # accelerate would train in float32 and not say so
+        raise InputError("precision 'fp16' needs an accelerator, and this is trained on the CPU: try 'bf16'")
+    with _own_state(AcceleratorState, GradientState, *([PartialState] if alone else [])):
         try:
             accelerator = Accelerator(
                 mixed_precision=precision,
-                cpu=_only_cpu(),
+                cpu=on_cpu,
                 kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=settings.find_unused)],
             )
         except ValueError as error:

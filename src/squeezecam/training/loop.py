@@ -76,7 +76,8 @@ def train(
     find_unused: bool = False,
     accelerator: Accelerator | None = None,
 ) -> TrainingReport:
-    """Train ``module`` in place over ``loader``; an interrupted run goes on to the same numbers.
+    """Train ``module`` in place, on the device where it lies, over ``loader``; an interrupted run goes on to the same
+    numbers.
 
     Of a Squeeze it is noted what was trained, so that ``squeeze.save`` writes that with the block.
 
@@ -99,7 +100,7 @@ def train(
             weights of the epoch that had it highest, or lowest with ``"min:loss"``. None: with the last ones.
         patience: with ``best``: stop after so many epochs without a better one.
         accumulate: batches for one step.
-        precision: ``"bf16"`` or ``"fp16"`` (not on a CPU) for autocast; None: as the launcher says, or ``"no"``.
+        precision: ``"bf16"`` or ``"fp16"`` (not on the CPU) for autocast; None: as the launcher says, or ``"no"``.
         ema: decay of an exponential average of the weights, .999 say, which is what is validated and what the module
             ends with.
         clip: largest norm of the gradient.

@@ -76,8 +76,10 @@ class Run:
     def __enter__(self) -> Run:
         with contextlib.ExitStack() as stack:
             stack.enter_context(seeded(devices=True))
-            self.accelerator = stack.enter_context(accelerating(self.settings, self.given))
-            self.device: torch.device = self.accelerator.device
+            own = next(self.module.parameters()).device
+            self.accelerator = stack.enter_context(accelerating(self.settings, self.given, own))
+            self.stays = self.given is None and processes.world() == 1
+            self.device: torch.device = own if self.stays else self.accelerator.device
             self.precision = str(self.accelerator.mixed_precision)
             self.module.to(self.device)
             self.loss_sum = self.loss_sum.to(self.device)
@@ -176,7 +178,7 @@ class Run:
         """One step of the optimiser on the mean loss over all samples of all processes."""
         if self.model is None:  # wrapped late, so that what a checkpoint brought is what is wrapped
             self.optimiser: Any = self.accelerator.prepare_optimizer(self.plain_optimiser)
-            self.model = self.accelerator.prepare_model(self.module)
+            self.model = self.accelerator.prepare_model(self.module, device_placement=False if self.stays else None)
         seed_all(derive(self.settings.seed, "step", self.steps, processes.rank()))
         mine = sum(size for _, _, size in calls)
         everything = float(processes.total(torch.tensor(float(mine), device=self.device)))
