@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,19 @@ def material() -> Path:
     if not (folder / "models.py").is_file():
         pytest.skip(f"no material at {folder}: set SQUEEZECAM_MATERIAL to the folder that holds models.py")
     return folder
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    """The accelerator of this machine, or what SQUEEZECAM_TEST_DEVICE names; without TF32, whose digits are few."""
+    name = os.environ.get("SQUEEZECAM_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
+    if not name:
+        pytest.skip("no accelerator: torch.cuda.is_available() is false, and SQUEEZECAM_TEST_DEVICE names no device")
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolutions.allow_tf32
+    matmul.allow_tf32 = convolutions.allow_tf32 = False
+    yield torch.empty(0, device=name).device
+    matmul.allow_tf32, convolutions.allow_tf32 = before
 
 
 # --- models ---------------------------------------------------------------------------------------------
