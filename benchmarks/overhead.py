@@ -1,6 +1,7 @@
 """What a heatmap costs: ``explain`` against the plain forward pass and against Grad-CAM, in time and in memory.
 
     python benchmarks/overhead.py [--rounds 15] [--threads 1] [--models resnet50,mobilenet_v2,demo] [--json]
+    python benchmarks/overhead.py --device cuda [--batch 64] [--precision bfloat16]
 
 Time: the three are run in turn, round after round, on the same model and batch, and compared within each round, so that
 what slows the machine down slows all of them. Printed are ratios of medians and the middle half of the ratios within
@@ -11,11 +12,17 @@ Memory: each of the three runs in a process of its own, after a warm-up on a bat
 answer two questions: ``peak`` is the most memory that tensors held at once beyond what was there before, counted at the
 allocator of PyTorch; ``resident`` is how far the process's resident memory rose, as the operating system saw it (pages
 that the warm-up left behind are used again, so small differences are lost in it).
+
+On a GPU the clock is read once the device has finished what it was given, time on the processor says nothing, and the
+one figure of memory is the peak that PyTorch's allocator gave out on the device beyond what was there before the call;
+a call on the whole batch goes before, so that the workspaces of the libraries are there. With ``--precision``
+forward and explain run under autocast, and Grad-CAM, whose library takes float32 alone, is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -26,11 +33,48 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 WAYS = ("forward", "explain", "grad-cam")
 LIMITS = {"time": 1.05, "memory": 1.1, "grad-cam": 2.5}
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the figures depend on beside the model: explain's method, where, how many pictures, in which precision."""
+
+    method: str | None = None
+    device: str = "cpu"
+    batch: int = 8
+    precision: str = "float32"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether work is handed to a device that finishes it later."""
+        return self.device.startswith("cuda")
+
+    def wait(self) -> None:
+        """Return when the device has done what it was given."""
+        if self.on_gpu:
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision that forward and explain run in."""
+        import torch
+
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, getattr(torch, self.precision))
+
+    def arguments(self) -> list[str]:
+        """The same for this script, called again."""
+        given = ["--device", self.device, "--batch", str(self.batch), "--precision", self.precision]
+        return [*given, "--method", self.method] if self.method else given
 
 
 def material() -> Path:
@@ -80,7 +124,7 @@ MODELS: dict[str, Callable[[], tuple[Any, tuple[int, ...], str]]] = {
 }
 
 
-def ways(name: str, method: str | None) -> tuple[dict[str, Callable[[Any], Any]], Any]:
+def ways(name: str, setup: Setup) -> tuple[dict[str, Callable[[Any], Any]], Any]:
     """The three ways as functions of a batch, and a batch. Grad-CAM as its users write it, on the same layer."""
     import torch
 
@@ -89,22 +133,24 @@ def ways(name: str, method: str | None) -> tuple[dict[str, Callable[[Any], Any]]
 
     torch.manual_seed(0)
     model, shape, layer = MODELS[name]()
-    model = model.eval()
-    batch = torch.randn(shape)
+    model = model.eval().to(setup.device)
+    batch = torch.randn((setup.batch, *shape[1:])).to(setup.device)
     squeeze = squeezecam.attach(model, batch[:2])
     for stream in squeeze.places:  # any weights: the work is that of a fitted block
         torch.nn.init.normal_(squeeze.block(stream).expand.weight, std=0.01)
-    targets = [0] * shape[0]
+    targets = [0] * setup.batch
 
     def forward(x: Any) -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), setup.autocast():
             return model(x)
 
     def explain(x: Any) -> Any:
-        with torch.inference_mode():
-            return squeeze.explain(x, method=method).heatmap
+        with torch.inference_mode(), setup.autocast():
+            return squeeze.explain(x, method=setup.method).heatmap
 
     found: dict[str, Callable[[Any], Any]] = {"forward": forward, "explain": explain}
+    if setup.precision != "float32":  # pytorch-grad-cam makes NumPy arrays of the activations as they come
+        return found, batch
     try:
         library = require("pytorch_grad_cam", "peers")
         target = require("pytorch_grad_cam.utils.model_targets", "peers").ClassifierOutputTarget
@@ -122,9 +168,8 @@ def ways(name: str, method: str | None) -> tuple[dict[str, Callable[[Any], Any]]
     return {**found, "grad-cam": grad_cam}, batch
 
 
-def measure_time(name: str, rounds: int, method: str | None) -> dict[str, Any]:
+def measure_time(found: dict[str, Callable[[Any], Any]], batch: Any, rounds: int, setup: Setup) -> dict[str, Any]:
     """Seconds of every round and way, in turn, the order changing from round to round, and their ratios."""
-    found, batch = ways(name, method)
     for run in found.values():
         run(batch)
         run(batch)
@@ -134,16 +179,14 @@ def measure_time(name: str, rounds: int, method: str | None) -> dict[str, Any]:
         order = list(found)
         order = order[turn % len(order) :] + order[: turn % len(order)]
         for way in order:
+            setup.wait()
             started, used = time.perf_counter(), time.process_time()
             found[way](batch)
+            setup.wait()
             clock[way].append(time.perf_counter() - started)
             processor[way].append(time.process_time() - used)
-    return {
-        "batch": list(batch.shape),
-        "rounds": rounds,
-        "clock": ratios(clock),
-        "processor": ratios(processor),
-    }
+    times = {"clock": ratios(clock)} if setup.on_gpu else {"clock": ratios(clock), "processor": ratios(processor)}
+    return {"batch": list(batch.shape), "rounds": rounds, **times}
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -167,11 +210,27 @@ def ratio(first: list[float], second: list[float]) -> dict[str, float]:
     }
 
 
-def measure_memory(name: str, way: str, method: str | None) -> dict[str, float]:
+def measure_device_memory(found: dict[str, Callable[[Any], Any]], batch: Any, setup: Setup) -> dict[str, Any]:
+    """Peak memory of each way on the device beyond what was there before, in MiB."""
+    import torch
+
+    peaks = {}
+    for way, run in found.items():
+        run(batch)
+        setup.wait()
+        torch.cuda.reset_peak_memory_stats(setup.device)
+        before = torch.cuda.memory_allocated(setup.device)
+        run(batch)
+        setup.wait()
+        peaks[way] = {"peak": (torch.cuda.max_memory_allocated(setup.device) - before) / 2**20}
+    return peaks
+
+
+def measure_memory(name: str, way: str, setup: Setup) -> dict[str, float]:
     """Peak memory of one way beyond what was there before, in MiB: of tensors, and resident."""
     import torch
 
-    found, batch = ways(name, method)
+    found, batch = ways(name, setup)
     if way not in found:
         return {}
     run = found[way]
@@ -218,6 +277,23 @@ def resident() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def measure(name: str, rounds: int, setup: Setup, *, memory: bool) -> dict[str, Any]:
+    """All figures of one model."""
+    import torch
+
+    found, batch = ways(name, setup)
+    result: dict[str, Any] = measure_time(found, batch, rounds, setup)
+    if setup.on_gpu:
+        result["device"] = torch.cuda.get_device_name(setup.device)
+    if setup.precision != "float32":
+        result["precision"] = setup.precision
+    if memory and setup.on_gpu:
+        result["memory"] = measure_device_memory(found, batch, setup)
+    elif memory:
+        result["memory"] = {way: in_process(["--memory-of", name, way, *setup.arguments()]) for way in WAYS}
+    return result
+
+
 def in_process(arguments: list[str]) -> Any:
     """The JSON that this script prints when it is called with ``arguments``."""
     made = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
@@ -231,8 +307,10 @@ def words(name: str, found: dict[str, Any]) -> str:
     if "skipped" in found:
         return f"{name}: skipped, {found['skipped']}"
     shape = "x".join(map(str, found["batch"]))
-    lines = [f"{name}, batch {shape}, {found['threads']} thread(s), {found['rounds']} rounds"]
-    for kind in ("clock", "processor") if found["threads"] == 1 else ("clock",):
+    where = f"{found['threads']} thread(s)" if "device" not in found else found["device"]
+    where += f", autocast to {found['precision']}" if "precision" in found else ""
+    lines = [f"{name}, batch {shape}, {where}, {found['rounds']} rounds"]
+    for kind in ("clock", "processor") if found["threads"] == 1 and "processor" in found else ("clock",):
         medians = ", ".join(f"{way} {ms:.1f} ms" for way, ms in found[kind]["milliseconds"].items())
         lines.append(f"  time on the {kind}, medians: {medians}")
         for key, r in found[kind].items():
@@ -242,8 +320,8 @@ def words(name: str, found: dict[str, Any]) -> str:
                     f"fastest runs {r['fastest']:.3f})"
                 )
     for key, title in (("peak", "tensors held at once"), ("resident", "rise of resident memory")):
-        if found.get("memory"):
-            each = {way: values[key] for way, values in found["memory"].items() if values}
+        each = {way: values[key] for way, values in found.get("memory", {}).items() if key in values}
+        if each:
             share = each["explain"] / max(each["forward"], 1e-9)
             listed = ", ".join(f"{way} {mib:.1f} MiB" for way, mib in each.items())
             lines.append(f"  {title}: {listed}; explain / forward {share:.3f}")
@@ -252,7 +330,7 @@ def words(name: str, found: dict[str, Any]) -> str:
 
 def verdicts(found: dict[str, Any]) -> dict[str, bool]:
     """What was promised for ResNet-50, and whether it held this time."""
-    times = found["processor" if found["threads"] == 1 else "clock"]
+    times = found["processor" if found["threads"] == 1 and "processor" in found else "clock"]
     result = {f"explain at most {LIMITS['time']} forwards": times["explain / forward"]["medians"] <= LIMITS["time"]}
     memory = found.get("memory") or {}
     if memory:
@@ -270,15 +348,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", default="1", help="with commas: 1,2")
     parser.add_argument("--method", default=None, help="published | contribution | class; default: explain's own")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--batch", type=int, default=8, help="pictures in a batch")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="other than float32: autocast")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", nargs=2, metavar=("MODEL", "WAY"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    setup = Setup(given.method, given.device, given.batch, given.precision)
     import torch
 
     if given.memory_of:
         torch.set_num_threads(1)
-        print(json.dumps(measure_memory(*given.memory_of, given.method)))
+        print(json.dumps(measure_memory(*given.memory_of, setup)))
         return
     results: dict[str, Any] = {}
     for name in given.models.split(","):
@@ -288,10 +370,7 @@ def main() -> None:
             key = name if given.threads == str(threads) else f"{name}, {threads} threads"
             torch.set_num_threads(threads)
             try:
-                found = {"threads": threads, **measure_time(name, given.rounds, given.method)}
-                if not given.no_memory:
-                    extra = ["--method", given.method] if given.method else []
-                    found["memory"] = {way: in_process(["--memory-of", name, way, *extra]) for way in WAYS}
+                found = {"threads": threads, **measure(name, given.rounds, setup, memory=not given.no_memory)}
                 if name == "resnet50":
                     found["promised"] = verdicts(found)
             except SkippedError as reason:
