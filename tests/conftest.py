@@ -34,7 +34,7 @@ def material() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device() -> Iterator[torch.device]:
     """The accelerator of this machine, or what SQUEEZECAM_TEST_DEVICE names; without TF32, whose digits are few."""
     name = os.environ.get("SQUEEZECAM_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")

@@ -24,7 +24,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def adapters(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Made on the CPU: of the demo network, and of a small one whose finer map ``focus`` looks at, each once with
     refiner and locator and once without.
     """
@@ -153,8 +153,10 @@ def test_a_model_in_half_precision_is_explained(
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_a_convolutional_head_is_found_with_tf32_as_torch_has_it(device: torch.device, relu: bool) -> None:
-    torch.backends.cudnn.allow_tf32 = True  # put back by the fixture of the device
+def test_a_convolutional_head_is_found_with_tf32_as_torch_has_it(
+    device: torch.device, relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.manual_seed(0)
     model = ConvHead(relu, channels=512, classes=100)
     x = torch.randn(16, 2, 26, 26)
