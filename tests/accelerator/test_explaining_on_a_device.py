@@ -76,8 +76,8 @@ def test_focus_without_a_locator_gives_the_maps_of_the_cpu(
 @pytest.mark.parametrize("options", [
     {"keep": "quantile:0.2"}, {"keep": "topk:5"}, {"keep": "all"}, {"score": "class"}, {"aggregate": "energy"},
     {"aggregate": "contrast"}, {"aggregate": "peaks"}, {"upsample": "spline"}, {"upsample": "nearest"}, {"size": 17},
-    {"target": 3}, {"target": torch.tensor([1, 2, 0, 4])}, {"target": [[1, 2]] * 4},
-    {"target": lambda output: output.argmin(1)},
+    {"target": 3}, {"target": [[1, 2]] * 4}, pytest.param({"target": torch.tensor([1, 2, 0, 4])}, id="target=tensor"),
+    pytest.param({"target": lambda output: output.argmin(1)}, id="target=function"),
 ], ids=str)  # fmt: skip
 def test_options_of_explain_work_there(
     adapters: dict[str, Path], device: torch.device, options: dict[str, object]
