@@ -19,7 +19,7 @@ from squeezecam.frames import time_axis
 from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
-from squeezecam.status import statuses
+from squeezecam.status import Doubts, Lines, doubts_about
 from squeezecam.tap import evaluating
 from squeezecam.targets import Target, class_targets
 
@@ -40,7 +40,7 @@ class Explanation:
         kept: ``(N, C)`` bool, the channels that the map (of the first target) is made of.
         output: what the model returned.
         method: name of the method, with what was changed in it.
-        status: per sample ``"ok"``, or what is doubtful and why.
+        status: per sample ``"ok"``, or what is doubtful and why; read from the device when first looked at.
         target: class per sample, ``(N,)`` or ``(N, K)``, where the method needs one or the output has classes.
         scores: the selected output's values ``(N, K)``, as returned by the model.
 
@@ -52,13 +52,13 @@ class Explanation:
     kept: Any
     output: Any
     method: str
-    status: list[str]
+    status: Lines = Lines()  # noqa: RUF009
     target: Tensor | None = None
     scores: Tensor | None = None
     pictures: Tensor | dict[str, Tensor] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
-        return len(self.status)
+        return len(tree.leaves(self.heatmap)[0][1])  # not that of the status, for which a device has to be done
 
     def __getitem__(self, index: int | slice) -> Explanation:
         """The explanation of one sample, or of a slice of them; the batch axis stays."""
@@ -159,6 +159,7 @@ def explain(
     name = squeeze.output_name(output)
     given = None if aggregate == CHANGE else aggregate
     chosen = recipe_for(squeeze, name, method or default_method(squeeze, name, target), score, keep, given)
+    fitted = squeeze.fitted  # read before the pass, while there is nothing on the device to wait for
     if aggregate == CHANGE and chosen.of_class:
         raise InputError(f"aggregate='{CHANGE}' lays out heat, not evidence for a class: use method='published'")
     with torch.no_grad(), evaluating(squeeze):
@@ -180,7 +181,7 @@ def explain(
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
         status = _status(
-            squeeze, raws, kept, values, targets, chosen, name, ignored=target is not None and method is None
+            squeeze, raws, kept, values, targets, chosen, name, fitted, ignored=target is not None and method is None
         )
 
     def out(value: dict[str, Any], maps: bool = False) -> Any:
@@ -238,26 +239,24 @@ def _status(
     targets: Tensor | None,
     chosen: Method,
     output: str,
+    fitted: bool,
     *,
     ignored: bool,
-) -> list[str]:
-    fitted, of_class = squeeze.fitted, chosen.aggregate == "class"
+) -> Doubts:
+    of_class = chosen.aggregate == "class"
     absent = [stream for stream in squeeze.places if stream not in raws]
-    said = statuses(raws, kept, values, targets, of_class=of_class, gated=fitted and chosen.score == "gate")
-    evidence = squeeze.evidence(output) if chosen.of_class else None
+    evidence, always = squeeze.evidence(output) if chosen.of_class else None, []
     if isinstance(evidence, ReadoutHead):
-        for lines in said:
-            lines += [doubt] if (doubt := evidence.doubt()) is not None else []
+        doubt = evidence.doubt()
+        always += [doubt] if doubt is not None else []
     elif not fitted and (of_class or chosen.score != "class"):
         shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
-        for lines in said:
-            lines.append(f"block not fitted: {shown}")
-    for lines in said:
-        lines += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
+        always.append(f"block not fitted: {shown}")
+    always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
     if ignored and not chosen.of_class:  # a class was asked for, and no method that knows classes was to be had
-        for lines in said:
-            lines.append(
-                "the map is the same for every class: the classification layer is of no known form, and there is no "
-                "read-out (squeeze.fit makes one)"
-            )
-    return ["; ".join(lines) or "ok" for lines in said]
+        always.append(
+            "the map is the same for every class: the classification layer is of no known form, and there is no "
+            "read-out (squeeze.fit makes one)"
+        )
+    gated = fitted and chosen.score == "gate"
+    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always)
