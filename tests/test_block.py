@@ -135,3 +135,30 @@ def test_features_without_the_channels_are_refused_with_their_shape(shape, axis)
 def test_sizes_below_one_are_refused(options):
     with pytest.raises(InputError, match="at least"):
         SEBlock(**options)
+
+
+@pytest.mark.parametrize("write", [
+    lambda block: block.reset_parameters(),
+    lambda block: nn.init.zeros_(block.expand.weight),
+    lambda block: block.load_state_dict({k: torch.zeros_like(v) for k, v in block.state_dict().items()}),
+    lambda block: setattr(block.expand.weight, "data", torch.zeros_like(block.expand.weight)),
+    lambda block: setattr(block.expand, "weight", nn.Parameter(torch.zeros_like(block.expand.weight))),
+], ids=["reset", "init", "load", "data", "parameter"])  # fmt: skip
+def test_a_block_is_fitted_as_long_as_its_weights_say_so(write):
+    block = SEBlock(16)
+    assert not block.fitted
+    block.expand.weight.data.fill_(0.1)  # which no version tells of
+    assert block.fitted
+    assert block.fitted
+    write(block)
+    assert not block.fitted
+
+
+def test_a_block_made_in_inference_mode_says_whether_it_is_fitted():
+    with torch.inference_mode():
+        block = SEBlock(16)
+        assert not block.fitted
+        block.expand.weight.fill_(0.1)
+        assert block.fitted
+        block.expand.weight.zero_()
+    assert not block.fitted

@@ -34,6 +34,9 @@ class SEBlock(nn.Module):
 
     """
 
+    _left_start: tuple[int, int] | None = None
+    """Address and version of the second layer's weight when it was last seen to have left its start."""
+
     def __init__(self, channels: int, reduction: int = 16, *, hidden: int | None = None, channel_axis: int = 1) -> None:
         super().__init__()
         if channels < 1:
@@ -96,8 +99,17 @@ class SEBlock(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether the second layer has left its zero start. Reads one number from the device."""
-        return bool(self.expand.weight.detach().ne(0).any())
+        """Whether the second layer has left its zero start.
+
+        Reads one number from the device, once: that a weight has left it is remembered until somebody writes to it.
+        """
+        weight = self.expand.weight
+        if weight.is_inference():  # nobody counts what is written to it
+            return bool(weight.ne(0).any())
+        state = (weight.data_ptr(), weight._version)
+        if self._left_start != state:
+            self._left_start = state if bool(weight.detach().ne(0).any()) else None
+        return self._left_start is not None
 
     def extra_repr(self) -> str:
         """Channels, hidden width and where the channels are."""
