@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -113,7 +115,7 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic", *, empt
             in_time = F.interpolate(maps.flatten(2).transpose(1, 2), size[0], mode="linear", align_corners=False)
             maps = in_time.transpose(1, 2).unflatten(2, maps.shape[2:])
         for axis in range(max(0, rank - 2), rank):
-            weights = _spline_weights(maps.shape[axis + 1], size[axis], empty_outside).to(maps)
+            weights = _spline_weights_for(maps, maps.shape[axis + 1], size[axis], empty_outside)
             maps = torch.movedim(torch.movedim(maps, axis + 1, -1) @ weights.T, -1, axis + 1)
         return maps
     if mode == "bicubic" and rank == 3:
@@ -127,6 +129,23 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic", *, empt
         return F.interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
     names = {1: "linear", 2: "bicubic" if mode == "bicubic" else "bilinear", 3: "trilinear"}
     return F.interpolate(maps[:, None], size, mode=names[rank], align_corners=False)[:, 0]
+
+
+def _spline_weights_for(maps: Tensor, cells: int, size: int, empty_outside: bool) -> Tensor:
+    """The weights in the dtype and on the device of ``maps``, where those of the last sizes stay: making them takes as
+    long as a small model, and a device waits for them to arrive.
+    """
+    if torch.compiler.is_compiling() or type(maps) is not Tensor:  # what is traced must not be kept
+        return _spline_weights(cells, size, empty_outside).to(maps)
+    return _kept_spline_weights(cells, size, empty_outside, maps.dtype, maps.device)
+
+
+@lru_cache(maxsize=64)
+def _kept_spline_weights(
+    cells: int, size: int, empty_outside: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not be used where gradients are wanted
+        return _spline_weights(cells, size, empty_outside).to(device, dtype)
 
 
 def _spline_weights(cells: int, size: int, empty_outside: bool = False) -> Tensor:
