@@ -108,6 +108,18 @@ def tapped(model: nn.Module, places: dict[str, Place], handlers: dict[str, Handl
         yield
 
 
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """All modules, each once. ``model.modules()`` makes up names for them, which takes four times as long, and this is
+    for every call.
+    """
+    found, seen = [model], {model}
+    for module in found:  # which grows on the way
+        new = [child for child in module._modules.values() if child is not None and child not in seen]
+        found += new
+        seen.update(new)
+    return found
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module of ``model`` in evaluation mode, and each one's own flag put back afterwards.
@@ -116,7 +128,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     mine: list[nn.Module] = []
     with _lock:
-        for module in model.modules():
+        for module in _modules(model):
             if module.training or module in _held:
                 _held[module] = _held.get(module, 0) + 1
                 module.training = False
