@@ -172,13 +172,18 @@ def _kth(score: Tensor, k: int) -> Tensor:
 
 
 def _is_tied(score: Tensor) -> Tensor:
-    high, low = score.amax(1), score.amin(1)
-    return high - low <= 8 * torch.finfo(score.dtype).eps * high.abs()
+    low, high = torch.aminmax(score, dim=1)
+    return _equal(low, high)
+
+
+def _equal(low: Tensor, high: Tensor) -> Tensor:
+    return high - low <= 8 * torch.finfo(high.dtype).eps * high.abs()
 
 
 def _never_nothing(score: Tensor, mask: Tensor) -> Kept:
-    tied = _is_tied(score)
+    low, high = torch.aminmax(score, dim=1)
+    tied = _equal(low, high)
     mask = mask | tied[:, None]
-    empty = ~mask.any(1) & score.isfinite().all(1)
+    empty = ~mask.any(1) & (low > -math.inf) & (high < math.inf)  # not so where a score is NaN
     top = score >= _kth(score, _count(FALLBACK_SHARE, score.shape[1]))
     return Kept(mask | (empty[:, None] & top), empty, tied)
