@@ -76,8 +76,9 @@ def spread_by_change(
     steps = features.shape[axis]
     inside = None if lengths is None else valid_frames(lengths, len(features), steps, features.device)
     weights = at_least_float32(gates).square() * kept / kept.sum(-1, keepdim=True).clamp_min(1)
-    used = kept.flatten(0, -2).any(0)  # a tenth of the channels, mostly: the rest costs time and says nothing
-    weights, features = weights[..., used], features[:, used]
+    # Those in use are a tenth of the channels, mostly: the rest costs time and says nothing.
+    used = kept.flatten(0, -2).any(0).nonzero()[:, 0]
+    weights, features = weights.index_select(-1, used), features.index_select(1, used)
     variance = local_variance(features, axis, inside)
     if weights.ndim == 2:
         weights = weights[:, None].expand(-1, steps, -1)

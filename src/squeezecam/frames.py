@@ -63,19 +63,19 @@ def valid_frames(lengths: Tensor, batch: int, frames: int, device: torch.device)
         InputError: not one length of 1..T per clip, or a mask of another shape or without a single frame of a clip.
 
     """
-    given = torch.as_tensor(lengths, device=device)
+    given = torch.as_tensor(lengths)  # checked where it is, for reading from another device means to wait
     if given.dtype == torch.bool:
         if given.shape != (batch, frames) or not bool(given.any(1).all()):
             raise InputError(
                 f"a mask of frames must be ({batch}, {frames}), True in at least one frame of every clip; got "
                 f"{tuple(given.shape)}"
             )
-        return given
+        return given.to(device, non_blocking=True)
     if given.shape != (batch,) or given.is_floating_point() or bool(((given < 1) | (given > frames)).any()):
         raise InputError(
             f"lengths must be {batch} whole numbers in 1..{frames}, or a bool mask ({batch}, {frames}); got {lengths!r}"
         )
-    return torch.arange(frames, device=device) < given[:, None]
+    return torch.arange(frames, device=device) < given.to(device, non_blocking=True)[:, None]
 
 
 def scale_by(place: Place, tensor: Tensor, factors: Tensor, batch: int) -> Tensor:

@@ -42,7 +42,7 @@ def class_targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor |
                 "is no gradient of a score to take"
             )
     try:
-        wanted = torch.as_tensor(target, device=values.device)
+        wanted = torch.as_tensor(target)  # checked where it is, for reading from another device means to wait
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"targets must be class indices, as many for each sample; got {target!r}") from None
     if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
@@ -61,4 +61,4 @@ def class_targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor |
         given = str(low) if low == high else f"{low} to {high}"
         known = f"0 to {classes - 1}" if classes > 1 else "0, for the output has one value"
         raise InputError(f"targets must be class indices from {known}; got {given}")
-    return wanted, several
+    return wanted.to(values.device, non_blocking=True), several
