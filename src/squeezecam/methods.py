@@ -140,7 +140,7 @@ def native_maps(
         raise InputError(f"class evidence needs an output with classes; '{output}' has none")
     rule, head = vector.keep_rule(chosen.keep), squeeze.evidence(output, stream)
     gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
-    in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
+    in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else None
     maps, kept = [], []
     goals = [None] if targets is None else list(targets.unbind(1))
     for goal in goals if chosen.of_class else goals[:1]:
@@ -159,7 +159,7 @@ def native_maps(
         elif chosen.aggregate == "focus":
             assert head is not None
             assert goal is not None
-            features = _scaled(seen.features, in_path * kept[-1].mask)
+            features = _scaled(seen.features, _of_kept(in_path, kept[-1]))
             locator = squeeze.locator(output)
             if locator is None or seen.finer is None:
                 maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream], seen.finer))
@@ -169,8 +169,8 @@ def native_maps(
                 maps.append(focused(located, component, features, seen.finer, signed=squeeze.signed[stream]))
         else:
             maps.append(heatmap.aggregate(seen.features, gates, kept[-1].mask, chosen.aggregate or "mean"))
-    stacked = torch.stack(maps, 1)  # a map that knows no classes is the same for all of them
-    return stacked.expand(-1, len(goals), *stacked.shape[2:]), kept[0]
+    stacked = torch.stack(maps, 1) if len(maps) > 1 else maps[0][:, None]
+    return stacked.expand(-1, len(goals), *stacked.shape[2:]), kept[0]  # one that knows no classes is that of all
 
 
 def frame_maps(
@@ -202,7 +202,7 @@ def frame_maps(
 def channel_scores(squeeze: Squeeze, seen: Capture, output: str, chosen: Method, goal: Tensor) -> Tensor:
     """What a method ranks the channels by, ``(N, C)``, for the classes ``goal (N,)``."""
     gates = seen.gates.to(heatmap.at_least_float32(seen.features).dtype)
-    in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else torch.ones_like(gates)
+    in_path = gates / IDENTITY_GATE if squeeze.apply_mode == "gate" else None
     return _score(squeeze, squeeze.evidence(output), chosen.score, seen, gates, in_path, goal)
 
 
@@ -212,7 +212,7 @@ def _score(
     score: str,
     seen: Capture,
     gates: Tensor,
-    in_path: Tensor,
+    in_path: Tensor | None,
     goal: Tensor | None,
 ) -> Tensor:
     if score == "gate":
@@ -225,13 +225,26 @@ def _score(
 
 
 def _class_map(
-    squeeze: Squeeze, head: Head | ReadoutHead, features: Tensor, in_path: Tensor, kept: vector.Kept, goal: Tensor
+    squeeze: Squeeze,
+    head: Head | ReadoutHead,
+    features: Tensor,
+    in_path: Tensor | None,
+    kept: vector.Kept,
+    goal: Tensor,
 ) -> Tensor:
+    factors = _of_kept(in_path, kept)
     if head.kind in ("conv", "readout"):  # not linear in the features as they come
-        return head.class_map(squeeze.model, _scaled(features, in_path * kept.mask), goal)
+        return head.class_map(squeeze.model, _scaled(features, factors), goal)
     weights = head.channel_weights(squeeze.model, _scaled(features, in_path), goal)
-    return heatmap.weighted_sum(head.evidence_features(features), weights * in_path * kept.mask)
+    return heatmap.weighted_sum(head.evidence_features(features), weights * factors)
 
 
-def _scaled(features: Tensor, factors: Tensor) -> Tensor:
-    return heatmap.at_least_float32(features) * factors.view(*factors.shape, *[1] * (features.ndim - 2))
+def _of_kept(in_path: Tensor | None, kept: vector.Kept) -> Tensor:
+    """What the channels are scaled by where only those kept count."""
+    return kept.mask if in_path is None else in_path * kept.mask
+
+
+def _scaled(features: Tensor, factors: Tensor | None) -> Tensor:
+    """Features as the head sees them: times ``factors (N, C)``, or as they are where no block is in the path."""
+    features = heatmap.at_least_float32(features)
+    return features if factors is None else features * factors.view(*factors.shape, *[1] * (features.ndim - 2))
