@@ -73,10 +73,11 @@ def principal(features: Tensor, steps: int = 24) -> Tensor:
     centred = flat - flat.mean(2, keepdim=True)
     energy = flat.square().sum(1)
     energy = energy - energy.mean(1, keepdim=True)
-    found = energy
+    found, turned = energy[:, None], centred.transpose(1, 2)
     for _ in range(steps):
-        found = torch.bmm(torch.bmm(found[:, None], centred.transpose(1, 2)), centred)[:, 0]
-        found = found / found.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+        found = torch.bmm(torch.bmm(found, turned), centred)
+        found = found / torch.linalg.vector_norm(found, dim=2, keepdim=True).clamp_min(1e-12)
+    found = found[:, 0]
     side = (found * energy).sum(1, keepdim=True)
     return torch.where(side < 0, -found, found).view(features.shape[0], *features.shape[2:])
 
