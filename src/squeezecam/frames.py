@@ -64,18 +64,19 @@ def valid_frames(lengths: Tensor, batch: int, frames: int, device: torch.device)
 
     """
     given = torch.as_tensor(lengths)  # checked where it is, for reading from another device means to wait
+    own = not isinstance(lengths, Tensor)  # the caller's may be in pinned memory and written to once we return
     if given.dtype == torch.bool:
         if given.shape != (batch, frames) or not bool(given.any(1).all()):
             raise InputError(
                 f"a mask of frames must be ({batch}, {frames}), True in at least one frame of every clip; got "
                 f"{tuple(given.shape)}"
             )
-        return given.to(device, non_blocking=True)
+        return given.to(device, non_blocking=own)
     if given.shape != (batch,) or given.is_floating_point() or bool(((given < 1) | (given > frames)).any()):
         raise InputError(
             f"lengths must be {batch} whole numbers in 1..{frames}, or a bool mask ({batch}, {frames}); got {lengths!r}"
         )
-    return torch.arange(frames, device=device) < given.to(device, non_blocking=True)[:, None]
+    return torch.arange(frames, device=device) < given.to(device, non_blocking=own)[:, None]
 
 
 def scale_by(place: Place, tensor: Tensor, factors: Tensor, batch: int) -> Tensor:

@@ -61,4 +61,5 @@ def class_targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor |
         given = str(low) if low == high else f"{low} to {high}"
         known = f"0 to {classes - 1}" if classes > 1 else "0, for the output has one value"
         raise InputError(f"targets must be class indices from {known}; got {given}")
-    return wanted.to(values.device, non_blocking=True), several
+    own = not isinstance(target, Tensor)  # the caller's tensor may be in pinned memory and written to once we return
+    return wanted.to(values.device, non_blocking=own), several
