@@ -25,7 +25,7 @@ from squeezecam.module import Squeeze
 from squeezecam.peers import choose
 from squeezecam.render.compare import comparison_grid
 
-FITTING, TESTING, BATCH, STEP = 600, 150, 50, 4
+FITTING, TESTING, BATCH, STEP = 600, 150, 50, 24
 METHODS = "own,grad-cam,grad-cam++,layercam,eigen-cam,fem,ablation-cam,score-cam"
 SHOWN = ("published", "class", "refined", "focus", "grad-cam", "all-channel-mean")
 

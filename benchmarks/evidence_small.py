@@ -19,7 +19,7 @@ from material import MissingMaterialError, subject
 
 MODELS = ("cifar_resnet20", "face_expression")
 METHODS = "own,grad-cam,grad-cam++,hirescam,xgrad-cam,layercam,eigen-cam,fem,ablation-cam,score-cam"
-FITTING, BATCH, STEP = 1000, 20, 4
+FITTING, BATCH, TUNED, REFINED = 1000, 20, 4, 24
 
 
 def study(name: str, pictures: int, seed: int, out: Path, tune: bool) -> None:
@@ -30,10 +30,10 @@ def study(name: str, pictures: int, seed: int, out: Path, tune: bool) -> None:
     batches = [what.inputs(indices[i : i + BATCH]) for i in range(0, len(indices), BATCH)]
     squeeze = squeezecam.attach(what.model, batches[0][:2])
     print(squeeze.fit(batches, seed=seed))
-    steps = list(torch.cat(batches).split(STEP))
+    mixed = torch.cat(batches)
     if tune:
-        print(squeeze.tune(steps, seed=seed))
-    print(squeeze.refine(steps, seed=seed))
+        print(squeeze.tune(list(mixed.split(TUNED)), seed=seed))
+    print(squeeze.refine(list(mixed.split(REFINED)), seed=seed))
     order = torch.randperm(len(what.reporting), generator=torch.Generator().manual_seed(seed)).tolist()[:pictures]
     test = what.inputs([what.reporting[i] for i in sorted(order)])
     found = squeezecam.evaluate(squeeze, test, METHODS, "default", seed=seed, out=out / name)

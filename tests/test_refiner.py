@@ -116,64 +116,14 @@ def test_the_probability_is_read_from_what_the_model_returns() -> None:
     assert torch.allclose(computed.contrast, given.contrast, atol=1e-4)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
-    """All changes of the pictures switched off but these."""
-    for name, value in {"CROPPED": 0.0, "JITTER": 0.0, "PASTED": 0.0, **shares}.items():
-        monkeypatch.setattr(masked, name, value)
-
-
-def test_varied_pictures_are_windows_of_the_same_picture_at_the_same_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, CROPPED=0.5)
-    columns = torch.arange(32.0).expand(1, 3, 32, 32)
-    torch.manual_seed(0)
-    spans = []
-    for _ in range(60):
-        row = masked._varied(columns)[0, 0, 16]
-        assert row.shape == (32,)
-        steps = row.diff()
-        assert bool((steps >= -1e-5).all()) or bool((steps <= 1e-5).all())  # in order, or mirrored
-        spans.append(float(row.amax() - row.amin()))
-    assert max(spans) == pytest.approx(31)  # some are whole
-    assert 31 * 0.33 < min(spans) < 31 * 0.6  # some are cut, none to under .4 of the side
-
-
-def test_varied_pictures_differ_in_contrast_and_colour_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, JITTER=0.2)
-    torch.manual_seed(1)
-    pictures = torch.rand(4, 3, 8, 8)
-    found = masked._varied(pictures)
-    slopes = []
-    for n in range(4):
-        for channel in range(3):
-            before = pictures[n, channel].flatten()
-            after = min((found[n, channel], found[n, channel].flip(1)), key=lambda x: (x - pictures[n, channel]).std())
-            both = torch.stack([before, after.flatten()])
-            assert float(torch.corrcoef(both)[0, 1]) == pytest.approx(1, abs=1e-5)
-            slopes.append(float(after.std() / pictures[n, channel].std()))
-    assert min(slopes) >= 0.8 - 1e-4
-    assert max(slopes) <= 1.2 + 1e-4
-    assert max(slopes) - min(slopes) > 0.05
-
-
-def test_varied_pictures_hold_a_part_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, PASTED=1.0)
-    torch.manual_seed(0)
-    pictures = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 24, 24)
-    found = masked._varied(pictures)
-    for n in range(3):
-        assert set(found[n].round().unique().tolist()) == {float(n), float((n - 1) % 3)}
-    strange = float((found[0].round() == 2).float().mean())
-    assert 0.3**2 < strange < 0.8**2
-
-
 def test_now_and_then_a_runner_up_is_explained_and_never_while_judging() -> None:
     values = torch.tensor([[0.0, 5.0, 3.0, 1.0], [9.0, 0.0, 1.0, 2.0]])
     ranks = [{1: 0, 2: 1, 3: 2}, {0: 0, 3: 1, 2: 2}]
     assert masked._target(values, aside=False).tolist() == [1, 0]
     torch.manual_seed(0)
     drawn = [masked._target(values, aside=True).tolist() for _ in range(300)]
+    assert any((ranks[0][one] > 0) != (ranks[1][other] > 0) for one, other in drawn)  # each by itself
     found = [[ranks[n][classes[n]] for n in range(2)] for classes in drawn]
-    assert all(first == second for first, second in found)
     share = sum(first > 0 for first, _ in found) / 300
     assert 0.2 < share < 0.4
     assert {first for first, _ in found} == {0, 1, 2}

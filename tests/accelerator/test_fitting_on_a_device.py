@@ -58,7 +58,7 @@ def test_the_closed_form_gives_the_gates_and_maps_of_the_cpu(device: torch.devic
     ("train", "apply"), [("block", "observe"), ("block", "gate"), ("head", "gate"), ("all", "gate")]
 )
 def test_training_on_labels_learns_there(device: torch.device, train: str, apply: str) -> None:
-    squeeze = squeezecam.attach(moved(TwoStages(), device), patches(2).to(device), apply=apply)
+    squeeze = squeezecam.attach(moved(TwoStages(), device), patches(2).to(device), apply=apply, reduction=1)
     report = squeeze.fit(labelled(), objective="task", train=train, epochs=6, lr=1e-2, progress=False)
     assert report.history
     assert all(math.isfinite(loss) for loss in report.history)

@@ -213,7 +213,7 @@ def test_new_weights_leave_model_and_random_numbers_alone(device: torch.device) 
     names = ["head", "features.5"]
     first, second = (metrics.model_randomisation(maps, model, names, seed=1, ssim=True) for _ in range(2))
     agree([first.spearman, first.ssim], [second.spearman, second.ssim], 1e-5)
-    assert bool((first.spearman < 0.99).all())
+    assert bool((first.spearman.nan_to_num(0) < 0.99).all())  # NaN: a map that the new weights leave blank
     states = generator_state(device), torch.random.get_rng_state()
     randomise(squeeze, x.cpu(), ["class"], stage_count=3, progress=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in squeeze.state_dict().items())

@@ -50,7 +50,7 @@ def fit(
         bool,
         typer.Option("--locate", help="also fit a locator (method 'focus'), for coarse maps such as 7x7: minutes"),
     ] = False,
-    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 14,
+    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 30,
     output: o.Output = None,
     at: o.At = None,
     weights: o.Weights = None,
@@ -65,7 +65,7 @@ def fit(
     """Fit one SE block on pictures, without labels, and save it as an adapter."""
     from squeezecam.commands.fit import fit_pictures
     from squeezecam.commands.place import check_file
-    from squeezecam.commands.refine import as_it_is, mixed_pictures
+    from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError
     from squeezecam.processes import first_only
@@ -94,12 +94,13 @@ def fit(
     if tune or refine or locate:
         with first_only(FitError) as here:
             if here:
-                pictures = mixed_pictures(loaded, sources, batch_size, seed)
+                pictures = mixed_pictures(loaded, sources, min(batch_size, FEW), seed)
                 if tune:
                     tuned = squeeze.tune(pictures, inputs=as_it_is, output=output, seed=seed)
                     squeeze.save(out)
                 if refine:
-                    refined = squeeze.refine(pictures, inputs=as_it_is, output=output, epochs=epochs, seed=seed)
+                    larger = mixed_pictures(loaded, sources, refining_size(len(sources), batch_size), seed)
+                    refined = squeeze.refine(larger, inputs=as_it_is, output=output, epochs=epochs, seed=seed)
                     squeeze.save(out)
                 if locate:
                     located = squeeze.locate(pictures, inputs=as_it_is, output=output, seed=seed)

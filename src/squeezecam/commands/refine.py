@@ -13,8 +13,16 @@ from squeezecam.models.loaded import LoadedModel
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
 
-STEP = 4
-"""Pictures in a batch at most: each is a step, and many small steps learn more from the same pictures."""
+FEW, SOME = 4, 24
+"""Pictures in a batch at most, of which each is a step: to tune and to locate, where many small steps learn more from
+the same pictures, and to refine, where small ones are too noisy."""
+STEPS = 8
+"""Batches to refine by that there should be, if they get small by it."""
+
+
+def refining_size(pictures: int, most: int) -> int:
+    """Pictures in a batch to refine by, out of so many and at most ``most``."""
+    return max(1, min(most, SOME, pictures // STEPS))
 
 
 def mixed_pictures(loaded: LoadedModel, sources: Sequence[ImageSource], batch_size: int, seed: int) -> _Readable:
@@ -24,7 +32,7 @@ def mixed_pictures(loaded: LoadedModel, sources: Sequence[ImageSource], batch_si
     """
     mixed = list(sources)
     random.Random(seed).shuffle(mixed)
-    return _Readable(NumberedPictures(loaded, mixed, min(batch_size, STEP), Failures(report=_silent), _uncounted))
+    return _Readable(NumberedPictures(loaded, mixed, batch_size, Failures(report=_silent), _uncounted))
 
 
 def as_it_is(batch: Any) -> Any:

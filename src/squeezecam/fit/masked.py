@@ -18,17 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
-from squeezecam.fit.pictures import Call, Pictures, random_window, resized
+from squeezecam.fit.pictures import Call, Pictures
+from squeezecam.fit.varying import varied as changed
 from squeezecam.metrics.normalise import min_max
 
-CROPPED, SMALLEST = 0.5, 0.4
-"""Share of the batches that are cut to a window and enlarged again, and the window's smallest side as a share."""
-JITTER = 0.2
-"""How far contrast and, in units of twice the deviation, colours of a picture move."""
-PASTED, PASTE = 0.3, (0.33, 0.75)
-"""Share of the batches in which each picture has another put into it, and the sides of what is put in."""
 ASIDE, RANKS = 0.3, 3
-"""Share of the batches in which another class than the predicted one is explained, and how far down it may stand."""
+"""Share of the pictures of which another class than the predicted one is explained, and how far down it may stand."""
 
 MaskOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Values ``(N, K)``, features ``(N, C, H, W)``, classes ``(N,)`` to native masks ``(N, H', W')``."""
@@ -102,9 +97,11 @@ class MaskReport:
 
 
 def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = False) -> Seen:
-    """The model on a batch. ``varied``: the pictures are changed at random; ``aside``: so is the class explained."""
+    """The model on a batch. ``varied``: each picture is changed at random (:mod:`squeezecam.fit.varying`); ``aside``: of
+    some, another class than the predicted one is explained.
+    """
     call, given = pictures.call(batch)
-    given = (_varied(given) if varied else given).contiguous(memory_format=pictures.layout)
+    given = (changed(given) if varied else given).contiguous(memory_format=pictures.layout)
     with torch.no_grad():
         values, features, _ = pictures.seen(tree.replace(call, pictures.path, given))
     target = _target(values, aside)
@@ -151,27 +148,10 @@ def _probability(pictures: Pictures, values: Tensor, target: Tensor) -> Tensor:
 
 
 def _target(values: Tensor, aside: bool) -> Tensor:
-    """The predicted class ``(N,)``; ``aside``: now and then one of the next :data:`RANKS` in its place."""
+    """The predicted class ``(N,)``; ``aside``: of some pictures one of the next classes in its place."""
     ranked = values.topk(min(RANKS, values.shape[1]), dim=1).indices
-    away = aside and bool(torch.rand(()) < ASIDE)
-    return ranked[:, int(torch.randint(1, ranked.shape[1], ())) if away else 0]
-
-
-def _varied(pictures: Tensor) -> Tensor:
-    """A batch ``(N, C, H, W)`` changed at random: mirrored, cut to one window of its proportions, contrast and colours
-    moved, one picture of the batch put into another.
-    """
-    height, width = pictures.shape[-2:]
-    if torch.rand(()) < 0.5:
-        pictures = pictures.flip(3)
-    if torch.rand(()) < CROPPED:
-        top, left, high, wide = random_window(height, width, SMALLEST, 1.0)
-        pictures = resized(pictures[:, :, top : top + high, left : left + wide], height, width)
-    moved = JITTER * (2 * torch.rand(2, *pictures.shape[:2], 1, 1) - 1).to(pictures)  # drawn alike on every device
-    spread = 2 * pictures.std()
-    pictures = pictures * (1 + moved[0, :, :1]) + spread * moved[1]
-    if torch.rand(()) < PASTED:
-        top, left, high, wide = random_window(height, width, *PASTE)
-        small = resized(pictures.roll(1, 0), high, wide)
-        pictures[:, :, top : top + high, left : left + wide] = small
-    return pictures
+    if not aside:
+        return ranked[:, 0]
+    away = torch.rand(len(values)) < ASIDE
+    rank = torch.where(away, torch.randint(1, ranked.shape[1], (len(values),)), 0)
+    return ranked.gather(1, rank.to(ranked.device)[:, None])[:, 0]

@@ -43,9 +43,9 @@ def refine(
     *,
     inputs: Pick | None = None,
     output: str | None = None,
-    epochs: int = 14,
+    epochs: int = 30,
     lr: float = 2e-3,
-    hold_out: float = 0.15,
+    hold_out: float = 0.05,
     width: int = 16,
     hidden: int = 32,
     factor: int = 2,
@@ -61,7 +61,7 @@ def refine(
         squeeze: with one stream whose maps have height and width, and class evidence: a classification layer of a known
             form, or a read-out from ``squeeze.fit``.
         batches: pictures in batches, in mixed order, gone through several times: a list or a ``DataLoader``. Each is a
-            step, so small ones (4 to 8) learn more from the same pictures.
+            step; about 24 pictures make a good one, where there are hundreds.
         inputs: says what in a batch is the input; the usual ``(x, y)`` is understood.
         output: name of the output to explain, where there are several.
         epochs, lr, decay: of AdamW, ``lr`` at its peak; the epoch with the lowest loss on held-out batches is kept.
