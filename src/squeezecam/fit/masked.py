@@ -97,8 +97,8 @@ class MaskReport:
 
 
 def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = False) -> Seen:
-    """The model on a batch. ``varied``: each picture is changed at random (:mod:`squeezecam.fit.varying`); ``aside``: of
-    some, another class than the predicted one is explained.
+    """The model on a batch. ``varied``: each picture is changed at random (:mod:`squeezecam.fit.varying`); ``aside``:
+    of some, another class than the predicted one is explained.
     """
     call, given = pictures.call(batch)
     given = (changed(given) if varied else given).contiguous(memory_format=pictures.layout)
