@@ -72,9 +72,23 @@ def test_it_starts_as_the_evidence() -> None:
     refiner = Refiner("output", 2, factor=1).eval()
     evidence = torch.tensor([[[0.0, 1.0], [-1.0, 2.0]]])
     contrast = torch.tensor([[[0.0, 4.0], [1.0, -1.0]]])
-    mask = refiner(torch.rand(1, 2, 2, 2), Evidence(evidence, contrast, torch.tensor([0.5])))
+    known = Evidence(evidence, contrast, torch.tensor([0.5]))
     wanted = torch.tensor([[[0.0, 0.75], [0.125, 0.5]]]) * 0.97 + 0.015
-    assert torch.allclose(mask, wanted, atol=1e-5)
+    assert torch.allclose(refiner.train()(torch.rand(1, 2, 2, 2), known), wanted, atol=1e-5)
+    leaning = 0.8 + 0.2 * torch.tensor([[[0.0, 0.5], [0.0, 1.0]]])  # on the class map
+    assert torch.allclose(refiner.eval()(torch.rand(1, 2, 2, 2), known), wanted * leaning, atol=1e-5)
+
+
+def test_where_the_mask_is_open_the_class_map_says_which_part_counts_most() -> None:
+    torch.manual_seed(0)
+    refiner = Refiner("output", 2, factor=1).eval()
+    with torch.no_grad():
+        refiner.correct.last.bias.fill_(20.0)
+    evidence = 0.5 + 0.1 * torch.rand(1, 8, 8)
+    evidence[0, 5, 2] = 1.0
+    mask = refiner(torch.rand(1, 2, 8, 8), Evidence(evidence, evidence, torch.tensor([0.5])))[0]
+    assert int(mask.argmax()) == 5 * 8 + 2
+    assert float(mask.min()) > 0.8
 
 
 def test_a_place_without_evidence_stays_dark_whatever_was_learned() -> None:

@@ -26,6 +26,9 @@ MAPS, NUMBERS = 4, 2
 """What the convolutions see beside the projected features: maps, and numbers that are the same at every position."""
 REACH = 3.0
 """How far above its evidence the logit of a place may be: where there is none, the mask stays under a quarter."""
+LEANING = 0.2
+"""Share of the mask that follows the class map: a good mask is open over much of an object, and does not say which part
+of it counts most."""
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Refiner(nn.Module):
     At the start the mask is the evidence itself: the mean of the positive class map and of the positive contrast with
     the runner-up classes, each over its maximum. What is learned is how much of the two, and slope and correction of
     the logit. Few of the features' directions come in, and a good part of them is left out at random while learning: a
-    thousand pictures are soon known by heart.
+    thousand pictures are soon known by heart. Where it is used, the mask leans on the class map.
 
     Args:
         output: name of the output whose classes are explained.
@@ -94,8 +97,11 @@ class Refiner(nn.Module):
         start = share * fine[:, 0].relu() + (1 - share) * fine[:, 1].relu()
         known = evidence_logit(start)
         mask = torch.sigmoid(self.slope * known + self.correct(fine))
+        if self.training:
+            return mask
         # The loss is pleased by a bright spot in an empty corner, which makes all else, and so the area, smaller.
-        return mask if self.training else torch.minimum(mask, torch.sigmoid(known + REACH))
+        held = torch.minimum(mask, torch.sigmoid(known + REACH))
+        return held * (1 - LEANING + LEANING * heatmap.over_maximum(fine[:, 0].relu()))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features with mean 0 and deviation 1 in the data that was fitted on."""
