@@ -93,6 +93,16 @@ def test_some_hold_the_whole_of_another(monkeypatch: pytest.MonkeyPatch) -> None
         assert int(strange[n, 0].sum()) == int(rows.sum()) * int(columns.sum())  # a rectangle
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pictures_in_half_precision_are_changed_as_those_in_float32(dtype: torch.dtype) -> None:
+    pictures, made = torch.rand(8, 3, 32, 32).to(dtype), []
+    for given in (pictures, pictures.float()):
+        torch.manual_seed(3)
+        made.append(varied(given))
+    assert made[0].dtype == dtype
+    assert torch.allclose(made[0].float(), made[1], atol=1e-2)
+
+
 def test_the_same_seed_changes_pictures_in_the_same_way() -> None:
     pictures = torch.rand(6, 3, 16, 16)
     made = []

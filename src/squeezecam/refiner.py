@@ -94,14 +94,15 @@ class Refiner(nn.Module):
         size = (small.shape[2] * self.factor, small.shape[3] * self.factor)
         fine = F.interpolate(small, size, mode="bilinear", align_corners=False)
         share = torch.sigmoid(self.balance)
-        start = share * fine[:, 0].relu() + (1 - share) * fine[:, 1].relu()
+        full, contrast = fine[:, 0].relu(), fine[:, 1].relu()
+        start = share * full + (1 - share) * contrast
         known = evidence_logit(start)
         mask = torch.sigmoid(self.slope * known + self.correct(fine))
         if self.training:
             return mask
         # The loss is pleased by a bright spot in an empty corner, which makes all else, and so the area, smaller.
         held = torch.minimum(mask, torch.sigmoid(known + REACH))
-        return held * (1 - LEANING + LEANING * heatmap.over_maximum(fine[:, 0].relu()))
+        return held * (1 - LEANING + LEANING * heatmap.over_maximum(full))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features with mean 0 and deviation 1 in the data that was fitted on."""

@@ -104,8 +104,8 @@ def try_head(
     """A way to run the head that reproduces the output, and the grids on which vectors do (None: maps are needed)."""
     size, raws, values = seen.size, seen.raws, seen.values
     with evaluating(squeeze):
+        dtypes = {stream: raw.dtype for stream, raw in raws.items()}
         for skip in (True, False):
-            dtypes = {stream: raw.dtype for stream, raw in raws.items()}
             runner = HeadRunner(squeeze, given, skip=skip, dtypes=dtypes)
             if not runner.reproduces(raws, values, output):
                 continue

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from squeezecam import heatmap
+
 CROPPED, SMALLEST = 0.5, 0.4
 """Share of the pictures that are cut to a window of their proportions, and its smallest side as a share."""
 JITTER = 0.2
@@ -19,14 +21,15 @@ PASTED, PASTE = 0.3, (0.3, 0.75)
 
 def varied(pictures: Tensor) -> Tensor:
     """A batch ``(N, C, H, W)`` changed at random, by numbers drawn on the CPU: a seed says the same on every device."""
-    count, device = len(pictures), pictures.device
+    count, given = len(pictures), pictures.dtype
+    pictures = heatmap.at_least_float32(pictures)  # places in half precision are whole pixels off
     mirrored = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)
     side = torch.where(torch.rand(count) < CROPPED, _between(SMALLEST, 1.0, count), 1.0)
     centre = (1 - side[:, None]) * (2 * torch.rand(count, 2) - 1)
     changed = _window(pictures, torch.stack([side * mirrored, side], 1), centre)
-    moved = JITTER * (2 * torch.rand(2, count, pictures.shape[1], 1, 1) - 1).to(device, pictures.dtype)
+    moved = JITTER * (2 * torch.rand(2, count, pictures.shape[1], 1, 1) - 1).to(pictures)
     changed = changed * (1 + moved[0, :, :1]) + 2 * pictures.std() * moved[1]
-    return _pasted(changed)
+    return _pasted(changed).to(given)
 
 
 def _pasted(pictures: Tensor) -> Tensor:
