@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from squeezecam.commands.refine import refining_size
 from squeezecam.fit import varying
 from squeezecam.fit.varying import varied
 
@@ -110,10 +109,3 @@ def test_the_same_seed_changes_pictures_in_the_same_way() -> None:
         torch.manual_seed(3)
         made.append(varied(pictures))
     assert torch.equal(*made)
-
-
-@pytest.mark.parametrize(
-    ("pictures", "most", "size"), [(1000, 16, 16), (1000, 64, 24), (100, 64, 12), (16, 16, 2), (5, 16, 1)]
-)
-def test_few_pictures_are_refined_by_in_small_batches(pictures: int, most: int, size: int) -> None:
-    assert refining_size(pictures, most) == size
