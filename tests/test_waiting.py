@@ -64,7 +64,9 @@ def waits(run: Callable[[], Any], also: set[str] | None = None) -> list[str]:
 def squeeze() -> Squeeze:
     """Fitted, with a refiner, and has explained before."""
     found = leave_identity(squeezecam.attach(ConvNet(), torch.randn(3, 2, 14, 18)))
-    found.set_refiner(Refiner(found.default_output, found.places["map"].channels))
+    found.set_refiner(
+        Refiner(found.default_output, found.places["map"].channels, found.finer.channels if found.finer else 0)
+    )
     for method in METHODS:
         found.explain(torch.randn(3, 2, 14, 18), method=method)
     return found

@@ -47,6 +47,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
     tensors.update(readout_tensors(squeeze))
     tensors.update(refiner_tensors(squeeze))
     tensors.update(locator_tensors(squeeze))
+    clean = {name: _clean_name(name) for name, _ in squeeze.model.named_modules()}
     about = {
         "format": FORMAT,
         "sites": {stream: _site_record(squeeze, stream) for stream in squeeze.places},
@@ -56,8 +57,8 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "output": squeeze.default_output,
         "fit": squeeze.fit_info,
         "readouts": readout_records(squeeze),
-        "refiners": refiner_records(squeeze),
-        "locators": locator_records(squeeze, {name: _clean_name(name) for name, _ in squeeze.model.named_modules()}),
+        "refiners": refiner_records(squeeze, clean),
+        "locators": locator_records(squeeze, clean),
         "model": fingerprint(squeeze.model, without=changed),
     }
     alone = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # tied ones too
@@ -99,7 +100,7 @@ def load(
         for stream in at:
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
         squeeze.set_readouts(readouts_from(squeeze, about.get("readouts", []), tensors, Path(path)))
-        put_refiners(squeeze, about.get("refiners", []), tensors, Path(path))
+        put_refiners(squeeze, about.get("refiners", []), tensors, _names(model), Path(path))
         put_locators(squeeze, about.get("locators", []), tensors, _names(model), Path(path))
     squeeze.fit_info = about["fit"]
     if about["output"] in squeeze.outputs:

@@ -163,7 +163,7 @@ def explain(
     if aggregate == CHANGE and chosen.of_class:
         raise InputError(f"aggregate='{CHANGE}' lays out heat, not evidence for a class: use method='published'")
     with torch.no_grad(), evaluating(squeeze):
-        result, captures = captured or squeeze.capture(inputs, lengths, finer=chosen.aggregate == "focus")
+        result, captures = captured or squeeze.capture(inputs, lengths, finer=chosen.looks_closer)
         values = squeeze.select(result, name)
         targets, several = class_targets(target, result, values)
         left_open = method is None and aggregate is None and not chosen.of_class

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,3 +76,22 @@ def last_finer(found: Maps, place: Place) -> Place | None:
     depth = min(name.count(".") for name, _ in last)
     name, shape = [one for one in last if one[0].count(".") == depth][-1]
     return Place(name, "output", parse_layout(LAYOUT), shape[2:], shape[1], (), 0, True, -1)
+
+
+def as_record(place: Place, clean: Mapping[str, str]) -> dict[str, Any]:
+    """What an adapter's record says of it; ``clean`` has module names without what wrappers put in."""
+    return {"module": clean.get(place.module, place.module), "grid": list(place.grid)}
+
+
+def from_record(record: Mapping[str, Any], channels: int, names: Mapping[str, str], model: nn.Module) -> Place:
+    """The place that was written down; ``names`` leads from clean names of modules to those of ``model``.
+
+    Raises:
+        ValueError: the model has no such module.
+
+    """
+    module = names.get(record["module"], record["module"])
+    if module not in dict(model.named_modules()):
+        raise ValueError(f"the model has no module '{module}'")
+    grid = tuple(int(cells) for cells in record["grid"])
+    return Place(module, "output", parse_layout(LAYOUT), grid, channels, (), 0, True, -1)

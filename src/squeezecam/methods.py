@@ -39,6 +39,11 @@ class Method:
         return self.aggregate == "refined"
 
     @property
+    def looks_closer(self) -> bool:
+        """Whether the map looks at a finer map of the model, where it has one."""
+        return self.aggregate in ("focus", "refined")
+
+    @property
     def of_class(self) -> bool:
         """Whether the map depends on a class."""
         return self.score == "class" or self.aggregate in ("class", "refined", "focus")
@@ -151,7 +156,7 @@ def native_maps(
             assert head is not None
             assert goal is not None
             features = _scaled(seen.features, in_path)
-            maps.append(refined_map(refiner, head, squeeze.model, features, goal, values))
+            maps.append(refined_map(refiner, head, squeeze.model, features, goal, values, seen.finer))
         elif chosen.aggregate == "class":
             assert head is not None
             assert goal is not None

@@ -102,7 +102,7 @@ class Squeeze(nn.Module):
 
         Of several streams those that the model did not run (an input that was not given) are left out. ``lengths``
         ``(N,)`` are the frames of each clip that are no padding. ``finer`` says whether the last finer map of the model
-        is kept too, where it has one: what ``method="focus"`` looks at.
+        is kept too, where it has one: what ``focus`` and ``refined`` look at.
         """
         args, kwargs = tree.as_call(inputs)
         found: dict[str, Capture] = {}
@@ -282,8 +282,9 @@ class Squeeze(nn.Module):
         """The fitted refiners, one per output at most."""
         return [refiner for refiner in self._refiners if isinstance(refiner, Refiner)]
 
-    def set_refiner(self, refiner: Refiner) -> None:
-        """Put this refiner in the place of the one of its output."""
+    def set_refiner(self, refiner: Refiner, finer: Place | None = None) -> None:
+        """Put this refiner in the place of the one of its output; ``finer`` is where it looks at a finer map."""
+        self.finer = self.finer if finer is None else finer
         others = [known for known in self.refiners if known.output != refiner.output]
         self._refiners = nn.ModuleList([*others, refiner.eval().requires_grad_(False)])  # none of a training's business
 
@@ -339,9 +340,9 @@ class Squeeze(nn.Module):
             lines.append(
                 f"head of '{name}': {head.describe() if head else 'not one of the known forms, no exact class map'}"
             )
-        lines += [refiner.describe() for refiner in self.refiners]
-        if self.finer is not None:
-            lines += [f"{locator.describe()}, looks at the {self.finer.describe()}" for locator in self.locators]
+        looks = "" if self.finer is None else f", looks at the {self.finer.describe()}"
+        lines += [f"{refiner.describe()}{looks if refiner.finer else ''}" for refiner in self.refiners]
+        lines += [f"{locator.describe()}{looks}" for locator in self.locators]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

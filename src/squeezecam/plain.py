@@ -85,7 +85,7 @@ class Plain(nn.Module):
         else:
             module.register_forward_hook(self._after)
         self._fine: list[Tensor] = []
-        self.looks_closer = METHODS[self.method].aggregate == "focus" and squeeze.finer is not None
+        self.looks_closer = METHODS[self.method].looks_closer and squeeze.finer is not None
         if self.looks_closer:
             assert squeeze.finer is not None
             self.model.get_submodule(squeeze.finer.module).register_forward_hook(self._keep_finer)
@@ -128,9 +128,9 @@ class Plain(nn.Module):
                 goal = torch.full_like(goal, self.target)
             in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
-            if self.refiner is not None:
-                return refined_map(self.refiner, self.head, self.model, scaled, goal, values)
             fine = self._fine.pop() if self.looks_closer else None
+            if self.refiner is not None:
+                return refined_map(self.refiner, self.head, self.model, scaled, goal, values, fine)
             if self.locator is not None and fine is not None:
                 component = heatmap.principal(scaled)
                 located = located_map(self.locator, self.head, self.model, scaled, fine, component, goal, values)

@@ -3,8 +3,10 @@
 The class map says how much each position of the last feature map adds to a class. It says little about where a mask on
 the *picture* should begin and end: a position sees far beyond its cell, and runner-up classes share most of the
 evidence. The refiner learns that difference once, without labels, from what the frozen model answers to masked pictures
-(:mod:`squeezecam.fit.refining`). Explaining stays one forward pass without gradients. Ours; learned masks go back to
-Dabkowski and Gal, NeurIPS 2017, arXiv 1705.07857. Figures and controls are in ``docs/evidence.md``.
+(:mod:`squeezecam.fit.refining`). Beside the evidence it sees the model's last map that is finer, where it has one: what
+the features of the block's map say beyond the evidence is soon known by heart. Explaining stays one forward pass
+without gradients. Ours; learned masks go back to Dabkowski and Gal, NeurIPS 2017, arXiv 1705.07857. Figures and
+controls are in ``docs/evidence.md``.
 """
 
 from __future__ import annotations
@@ -52,17 +54,20 @@ class Evidence:
 
 
 class Refiner(nn.Module):
-    """Features and evidence of one stream to a mask in (0, 1) on a grid ``factor`` times finer.
+    """Evidence of one stream and what it looks at beside it to a mask in (0, 1) on a grid ``factor`` times finer.
+
+    It looks at the features of a finer map of the model; of a model without one, at those of the block's map.
 
     At the start the mask is the evidence itself: the mean of the positive class map and of the positive contrast with
     the runner-up classes, each over its maximum. What is learned is how much of the two, and slope and correction of
-    the logit. Few of the features' directions come in, and a good part of them is left out at random while learning: a
+    the logit. Few directions of what it looks at come in, and half of them are left out at random while learning: a
     thousand pictures are soon known by heart. Where it is used, the mask leans on the class map.
 
     Args:
         output: name of the output whose classes are explained.
         channels: C of the features.
-        width: channels that the features are projected to.
+        finer: C' of the features of the finer map, or 0: there is none.
+        width: channels that what it looks at is projected to.
         hidden: channels of the convolutions.
         factor: how much finer than the native grid the mask is.
 
@@ -71,28 +76,36 @@ class Refiner(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, output: str, channels: int, *, width: int = 16, hidden: int = 32, factor: int = 2) -> None:
+    def __init__(
+        self, output: str, channels: int, finer: int = 0, *, width: int = 12, hidden: int = 32, factor: int = 2
+    ) -> None:
         super().__init__()
-        self.output, self.channels = output, channels
+        self.output, self.channels, self.finer = output, channels, finer
         self.width, self.hidden, self.factor = width, hidden, factor
-        self.project = nn.Conv2d(channels, width, 1)
-        self.drop = nn.Dropout2d(0.3)
+        looks_at = finer or channels
+        self.project = nn.Conv2d(looks_at, width, 1)
+        self.drop = nn.Dropout2d(0.5)
         self.correct = Correction(width + MAPS + NUMBERS, hidden)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("mean", torch.zeros(looks_at))
+        self.register_buffer("scale", torch.ones(looks_at))
 
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over mean and standard deviation ``(C,)`` of the features in the data."""
+        """Take over mean and standard deviation ``(C,)`` or ``(C',)`` in the data of what it looks at."""
         self.mean.copy_(mean)
         self.scale.copy_(1 / deviation.clamp_min(1e-6))
 
-    def forward(self, features: Tensor, evidence: Evidence) -> Tensor:
-        """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)`` and the evidence for a class in them."""
-        small = torch.cat([self.known(features, evidence), self.drop(self.project(self.standard(features)))], 1)
-        size = (small.shape[2] * self.factor, small.shape[3] * self.factor)
-        fine = F.interpolate(small, size, mode="bilinear", align_corners=False)
+    def forward(self, features: Tensor, evidence: Evidence, finer: Tensor | None = None) -> Tensor:
+        """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)``, the evidence for a class in them, and the features of
+        the finer map ``(N, C', H', W')``.
+        """
+        if (finer is None) != (self.finer == 0):
+            raise ValueError(f"this refiner looks at a finer map of {self.finer} channels (0: at none)")
+        size = (features.shape[2] * self.factor, features.shape[3] * self.factor)
+        seen = self.drop(self.project(self.standard(features if finer is None else finer)))
+        parts = (self.known(features, evidence), seen)
+        fine = torch.cat([F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts], 1)
         share = torch.sigmoid(self.balance)
         full, contrast = fine[:, 0].relu(), fine[:, 1].relu()
         start = share * full + (1 - share) * contrast
@@ -105,7 +118,7 @@ class Refiner(nn.Module):
         return held * (1 - LEANING + LEANING * heatmap.over_maximum(full))
 
     def standard(self, features: Tensor) -> Tensor:
-        """Features with mean 0 and deviation 1 in the data that was fitted on."""
+        """What it looks at with mean 0 and deviation 1 in the data that was fitted on."""
         return (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
 
     def known(self, features: Tensor, evidence: Evidence) -> Tensor:
@@ -136,16 +149,19 @@ def refined_map(
     features: Tensor,
     target: Tensor,
     values: Tensor | None = None,
+    finer: Tensor | None = None,
 ) -> Tensor:
     """The refined map ``(N, f H, f W)`` of class ``target (N,)``: 0 where the class map is nowhere positive.
 
-    ``values`` is the model's output ``(N, K)`` where it is at hand, see :func:`evidence_of`.
+    ``finer (N, C', H', W')`` are the features of the finer map, where the refiner looks at one; ``values`` is the
+    model's output ``(N, K)`` where it is at hand, see :func:`evidence_of`.
     """
     dtype = refiner.project.weight.dtype
     features = heatmap.at_least_float32(features)
     evidence = evidence_of(head, model, features, target, values)
     some = (evidence.full.flatten(1).amax(1) > 0).view(-1, 1, 1)
-    return torch.where(some, refiner(features.to(dtype), evidence.to(dtype)).to(features.dtype), 0.0)
+    looked_at = finer.to(dtype) if finer is not None and refiner.finer else None
+    return torch.where(some, refiner(features.to(dtype), evidence.to(dtype), looked_at).to(features.dtype), 0.0)
 
 
 def evidence_of(
@@ -187,5 +203,6 @@ def check_refinable(rank: int, output: str) -> None:
 def settings(refiner: Refiner) -> dict[str, int]:
     """What is needed to build it again, beside its output."""
     return {
-        "channels": refiner.channels, "width": refiner.width, "hidden": refiner.hidden, "factor": refiner.factor,
+        "channels": refiner.channels, "finer": refiner.finer, "width": refiner.width, "hidden": refiner.hidden,
+        "factor": refiner.factor,
     }  # fmt: skip

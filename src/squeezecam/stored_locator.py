@@ -8,11 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from squeezecam.errors import AdapterError
-from squeezecam.finer import LAYOUT
-from squeezecam.layout import parse_layout
+from squeezecam.finer import as_record, from_record
 from squeezecam.locator import Locator, settings
 from squeezecam.module import Squeeze
-from squeezecam.site import Place
 
 
 def locator_tensors(squeeze: Squeeze) -> dict[str, Tensor]:
@@ -29,7 +27,7 @@ def locator_records(squeeze: Squeeze, clean: dict[str, str]) -> list[dict[str, A
     finer = squeeze.finer
     if finer is None:
         return []
-    where = {"module": clean.get(finer.module, finer.module), "grid": list(finer.grid)}
+    where = as_record(finer, clean)
     return [{"output": locator.output, "at": where, **settings(locator)} for locator in squeeze.locators]
 
 
@@ -44,22 +42,17 @@ def put_locators(squeeze: Squeeze, records: Any, tensors: dict[str, Tensor], nam
     """
     device = next(squeeze.parameters()).device
     channels = next(iter(squeeze.places.values())).channels
-    modules = dict(squeeze.model.named_modules())
     try:
         for number, record in enumerate(records):
             if record["output"] not in squeeze.outputs:
                 continue
             if record["channels"] != channels:
                 raise ValueError(f"it is for {record['channels']} channels, the map has {channels}")
-            module = names.get(record["at"]["module"], record["at"]["module"])
-            if module not in modules:
-                raise ValueError(f"the model has no module '{module}'")
+            place = from_record(record["at"], int(record["finer"]), names, squeeze.model)
             sizes = {key: int(record[key]) for key in ("width", "hidden")}
-            locator = Locator(record["output"], channels, int(record["finer"]), **sizes)
+            locator = Locator(record["output"], channels, place.channels, **sizes)
             prefix = f"locators.{number}."
             locator.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-            grid = tuple(int(cells) for cells in record["at"]["grid"])
-            place = Place(module, "output", parse_layout(LAYOUT), grid, locator.finer, (), 0, True, -1)
             squeeze.set_locator(locator.to(device), place)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Refiners in an adapter file: their tensors and their record."""
+"""Refiners in an adapter file: their tensors, their record, and where the features of a finer map are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from squeezecam.errors import AdapterError
+from squeezecam.finer import as_record, from_record
 from squeezecam.module import Squeeze
 from squeezecam.refiner import Refiner, settings
 
@@ -21,16 +22,22 @@ def refiner_tensors(squeeze: Squeeze) -> dict[str, Tensor]:
     }
 
 
-def refiner_records(squeeze: Squeeze) -> list[dict[str, Any]]:
-    """What an adapter's record says of the refiners."""
-    return [{"output": refiner.output, **settings(refiner)} for refiner in squeeze.refiners]
+def refiner_records(squeeze: Squeeze, clean: dict[str, str]) -> list[dict[str, Any]]:
+    """What an adapter's record says of the refiners; ``clean`` has module names without what wrappers put in."""
+    where = None if squeeze.finer is None else as_record(squeeze.finer, clean)
+    return [
+        {"output": refiner.output, "at": where if refiner.finer else None, **settings(refiner)}
+        for refiner in squeeze.refiners
+    ]
 
 
-def put_refiners(squeeze: Squeeze, records: Any, tensors: dict[str, Tensor], path: Path) -> None:
+def put_refiners(squeeze: Squeeze, records: Any, tensors: dict[str, Tensor], names: dict[str, str], path: Path) -> None:
     """Give ``squeeze`` the refiners of an adapter file, for the outputs that it has; an older file has none.
 
+    ``names`` leads from clean names of modules to those of this model.
+
     Raises:
-        AdapterError: a record without its tensors, or tensors that do not fit the place.
+        AdapterError: a record without its tensors, or tensors or a place that do not fit the model.
 
     """
     place = next(iter(squeeze.places.values()))
@@ -42,10 +49,12 @@ def put_refiners(squeeze: Squeeze, records: Any, tensors: dict[str, Tensor], pat
             if record["channels"] != place.channels:
                 raise ValueError(f"it is for {record['channels']} channels, the map has {place.channels}")
             sizes = {key: int(record[key]) for key in ("width", "hidden", "factor")}
-            refiner = Refiner(record["output"], place.channels, **sizes)
+            channels = int(record["finer"])
+            finer = from_record(record["at"], channels, names, squeeze.model) if channels else None
+            refiner = Refiner(record["output"], place.channels, channels, **sizes)
             prefix = f"refiners.{number}."
             refiner.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-            squeeze.set_refiner(refiner.to(device))
+            squeeze.set_refiner(refiner.to(device), finer)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
         raise AdapterError(

@@ -43,14 +43,16 @@ LOOKED_AT = 64
 
 @dataclass
 class LocateReport:
-    """What a locator's fit did. ``before`` and ``after``: correlation with the slow map, over held-out pictures."""
+    """What a locator's fit did. ``before`` and ``after``: correlation with the slow map, over held-out pictures;
+    ``kept``: the epoch whose state was kept, 0: the start.
+    """
 
     output: str
     finer: str
     samples: int
     held_out: int
     epochs: int
-    best: int
+    kept: int
     seconds: float
     before: float
     after: float
@@ -59,7 +61,7 @@ class LocateReport:
 
     def __str__(self) -> str:
         return (
-            f"locator of '{self.output}': {self.samples} pictures, {self.epochs} epochs (best: {self.best}), looks at "
+            f"locator of '{self.output}': {self.samples} pictures, {self.epochs} epochs (kept: {self.kept}), looks at "
             f"'{self.finer}', {self.seconds:.0f} s\n"
             f"  correlation to the slow map {self.before:.3f} -> {self.after:.3f} on {self.held_out} held-out pictures"
         )

@@ -25,18 +25,22 @@ from squeezecam.metrics.normalise import min_max
 ASIDE, RANKS = 0.3, 3
 """Share of the pictures of which another class than the predicted one is explained, and how far down it may stand."""
 
-MaskOf = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Values ``(N, K)``, features ``(N, C, H, W)``, classes ``(N,)`` to native masks ``(N, H', W')``."""
+MaskOf = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
+"""Values ``(N, K)``, features ``(N, C, H, W)``, those of a finer map where there is one, and classes ``(N,)`` to native
+masks ``(N, H', W')``."""
 
 
 @dataclass
 class Seen:
-    """A batch of pictures and what the model makes of them: values, features, the class explained, its probability."""
+    """A batch of pictures and what the model makes of them: values, features, finer ones where there are any, the class
+    explained, its probability.
+    """
 
     call: Call
     given: Tensor
     values: Tensor
     features: Tensor
+    finer: Tensor | None
     target: Tensor
     full: Tensor
 
@@ -64,7 +68,8 @@ class MaskReport:
     """What a fit by masked pictures did.
 
     ``before`` and ``after`` are means over held-out pictures: ``drop`` of the probability under the mask, ``area``,
-    ``coherency``, the ``adcc`` made of them, and the ``loss`` that decides.
+    ``coherency``, the ``adcc`` made of them, and the ``loss`` that decides. ``kept`` is the epoch whose state was kept,
+    0: the start.
     """
 
     what: ClassVar[str]
@@ -73,7 +78,7 @@ class MaskReport:
     samples: int
     held_out: int
     epochs: int
-    best: int
+    kept: int
     seconds: float
     before: dict[str, float]
     after: dict[str, float]
@@ -82,7 +87,7 @@ class MaskReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.what} of '{self.output}': {self.samples} pictures, {self.epochs} epochs (best: {self.best}), "
+            f"{self.what} of '{self.output}': {self.samples} pictures, {self.epochs} epochs (kept: {self.kept}), "
             f"{self.seconds:.0f} s"
         ]
         lines += [
@@ -103,18 +108,18 @@ def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = Fals
     call, given = pictures.call(batch)
     given = (changed(given) if varied else given).contiguous(memory_format=pictures.layout)
     with torch.no_grad():
-        values, features, _ = pictures.seen(tree.replace(call, pictures.path, given))
+        values, features, finer = pictures.seen(tree.replace(call, pictures.path, given))
     target = _target(values, aside)
-    return Seen(call, given, values, features, target, _probability(pictures, values, target))
+    return Seen(call, given, values, features, finer, target, _probability(pictures, values, target))
 
 
 def answer(pictures: Pictures, seen: Seen, masks: Tensor, mask_of: MaskOf, upsample: str) -> Answer:
     """The model on the same pictures under ``masks (N, H', W')``, which ``mask_of`` makes again of what is left."""
     large = min_max(heatmap.upsample(masks, tuple(seen.given.shape[-2:]), upsample).clamp_min(0))
-    values, features, _ = pictures.seen(tree.replace(seen.call, pictures.path, seen.given * large[:, None]))
+    values, features, finer = pictures.seen(tree.replace(seen.call, pictures.path, seen.given * large[:, None]))
     kept = _probability(pictures, values, seen.target)
     # The features of the masked picture come without gradient: it goes through what is made of them.
-    alike = correlation(masks, mask_of(values.detach(), features, seen.target)).add(1).clamp_min(0.02) / 2
+    alike = correlation(masks, mask_of(values.detach(), features, finer, seen.target)).add(1).clamp_min(0.02) / 2
     drop = ((seen.full - kept).relu() / seen.full.clamp_min(1e-6)).clamp_max(0.999)
     area = large.flatten(1).mean(1)
     adcc = 3 / (1 / alike + 1 / (1 - area).clamp_min(1e-3) + 1 / (1 - drop))

@@ -46,7 +46,7 @@ def refine(
     epochs: int = 30,
     lr: float = 2e-3,
     hold_out: float = 0.05,
-    width: int = 16,
+    width: int = 12,
     hidden: int = 32,
     factor: int = 2,
     decay: float = 0.2,
@@ -64,8 +64,9 @@ def refine(
             step; about 24 pictures make a good one, where there are hundreds.
         inputs: says what in a batch is the input; the usual ``(x, y)`` is understood.
         output: name of the output to explain, where there are several.
-        epochs, lr, decay: of AdamW, ``lr`` at its peak; the epoch with the lowest loss on held-out batches is kept.
-        hold_out: share of the batches (at least one) that decides which epoch that is.
+        epochs, lr, decay: of AdamW, ``lr`` at its peak.
+        hold_out: share of the batches (at least one) that the report's figures are of. They decide one thing: whether
+            what was learned is kept at all. Which epoch is the best they cannot say, being few.
         width, hidden, factor: of the :class:`~squeezecam.refiner.Refiner`.
         seed: of everything random.
         progress: a bar on standard error; None: where that is a terminal.
@@ -83,13 +84,13 @@ def refine(
     started = time.perf_counter()
     device = next(squeeze.parameters()).device
     with torch_seeded(seed, [device]), torch.inference_mode(False):
-        refiner = Refiner(name, place.channels, width=width, hidden=hidden, factor=factor).to(device)
+        finer = 0 if squeeze.finer is None else squeeze.finer.channels
+        refiner = Refiner(name, place.channels, finer, width=width, hidden=hidden, factor=factor).to(device)
         fitting = _Fitting(pictures, refiner)
         with Progress(progress) as bar, evaluating(squeeze), frozen(squeeze), torch.enable_grad():
             fitting.look(batches, held)
-            before = fitting.validate(batches, held)
-            best, state, history = before, copy.deepcopy(refiner.state_dict()), [before["loss"]]
-            best_epoch = 0
+            before = after = fitting.validate(batches, held)
+            start, history = copy.deepcopy(refiner.state_dict()), [before["loss"]]
             quick = {id(p) for p in refiner.scalars()}
             groups = [
                 {"params": [p for p in refiner.parameters() if id(p) not in quick], "weight_decay": decay},
@@ -100,7 +101,7 @@ def refine(
             rates = [lr, lr * FASTER]
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.15)
             with bar.task("refine", steps) as advance:
-                for epoch in range(epochs):
+                for _ in range(epochs):
                     refiner.train()
                     fitting.samples = 0
                     for batch in _after(batches, held):
@@ -112,16 +113,16 @@ def refine(
                         schedule.step()
                         advance(1)
                     samples = fitting.samples
-                    now = fitting.validate(batches, held)
-                    history.append(now["loss"])
-                    if now["loss"] < best["loss"]:
-                        best, best_epoch, state = now, epoch + 1, copy.deepcopy(refiner.state_dict())
+                    after = fitting.validate(batches, held)
+                    history.append(after["loss"])
     optimiser.zero_grad()
-    refiner.load_state_dict(state)
+    learned = after["loss"] < before["loss"]
+    if not learned:
+        refiner.load_state_dict(start)
     squeeze.set_refiner(refiner)
     return RefineReport(
-        name, samples, fitting.held, epochs, best_epoch, round(time.perf_counter() - started, 1), before, best,
-        history, seed,
+        name, samples, fitting.held, epochs, epochs if learned else 0, round(time.perf_counter() - started, 1), before,
+        after if learned else before, history, seed,
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ class _Fitting:
         self.samples = self.held = 0
 
     def look(self, batches: Iterable[Any], held: int) -> None:
-        """Mean and deviation of the features over a few batches, and how many samples are held out."""
+        """Mean and deviation over a few batches of what the refiner looks at, and how many samples are held out."""
         seen, sums, squares = 0, None, None
         for number, batch in enumerate(batches):
             if number == held + LOOKED_AT:
@@ -145,7 +146,8 @@ class _Fitting:
                 self.held += len(given)
                 continue
             with torch.no_grad():
-                flat = self.pictures.seen(call)[1].transpose(0, 1).flatten(1).double()
+                _, features, finer = self.pictures.seen(call)
+            flat = (features if finer is None else finer).transpose(0, 1).flatten(1).double()
             sums = flat.sum(1) if sums is None else sums + flat.sum(1)
             squares = flat.square().sum(1) if squares is None else squares + flat.square().sum(1)
             seen += flat.shape[1]
@@ -172,12 +174,13 @@ class _Fitting:
         """
         seen = see(self.pictures, batch, varied, aside=varied)
         self.samples += len(seen.given)
-        masks = self._masks(seen.values, seen.features, seen.target)
+        masks = self._masks(seen.values, seen.features, seen.finer, seen.target)
         found = answer(self.pictures, seen, masks, self._masks, "spline")
         return found, -CONFIRMING * found.adcc - STAYING * found.kept
 
-    def _masks(self, values: Tensor, features: Tensor, target: Tensor) -> Tensor:
-        return refined_map(self.refiner, self.pictures.head, self.pictures.squeeze.model, features, target, values)
+    def _masks(self, values: Tensor, features: Tensor, finer: Tensor | None, target: Tensor) -> Tensor:
+        model = self.pictures.squeeze.model
+        return refined_map(self.refiner, self.pictures.head, model, features, target, values, finer)
 
 
 def _after(batches: Iterable[Any], skip: int) -> Iterator[Any]:

@@ -155,13 +155,13 @@ class _Tuning:
         seen = see(self.pictures, batch, varied)
         if keep:
             self.squeezed.append(squeeze_positions(seen.features))
-        masks = self._masks(seen.values, seen.features, seen.target)
+        masks = self._masks(seen.values, seen.features, None, seen.target)
         found = answer(self.pictures, seen, masks, self._masks, "bicubic")
         evidence = self.pictures.head.class_map(self.pictures.squeeze.model, seen.features, seen.target).relu()
         pointing = correlation(masks, evidence.detach()).mean()
         return found, DROPPING * found.drop - found.adcc - POINTING * pointing, len(seen.given)
 
-    def _masks(self, values: Tensor, features: Tensor, target: Tensor) -> Tensor:
+    def _masks(self, values: Tensor, features: Tensor, finer: Tensor | None, target: Tensor) -> Tensor:
         """The published map, with a gradient to the preference through the keep rule."""
         inner = torch.relu(F.linear(squeeze_positions(features), self.first))
         logits = F.linear(inner, self.second) + F.linear(inner, self.width[None]) * self.preference
