@@ -17,9 +17,10 @@ from squeezecam.finer import last_finer, watching
 from squeezecam.frames import name_time
 from squeezecam.head import find_head
 from squeezecam.heatmap import suited_aggregate
+from squeezecam.joined import find_joined, layer_inputs, map_changed
 from squeezecam.module import Apply, Capture, Squeeze
 from squeezecam.tap import evaluating
-from squeezecam.upstream import before, before_all, input_of
+from squeezecam.upstream import before, before_all, beside, input_of
 
 __all__ = ["Squeeze", "attach", "get"]
 
@@ -157,7 +158,12 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"
     try:
         found: dict[str, Capture] = {}
-        with squeeze._taps(args, kwargs, found), watching(squeeze.model, batch) as maps:
+        layers = {name: weights[0] for name, weights in anatomy.weights.items() if weights[0] is not None}
+        with (
+            squeeze._taps(args, kwargs, found),
+            watching(squeeze.model, batch) as maps,
+            layer_inputs(squeeze.model, layers) as taken,
+        ):
             result = squeeze.model(*args, **kwargs)
     finally:
         squeeze.apply_mode = mode
@@ -170,9 +176,20 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         for name, path in squeeze.outputs.items():
             output = tree.get(result, path)
             head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
+            if head is None and name in taken:
+
+                def again(name: str = name) -> tuple[Any, Any]:
+                    return map_changed(squeeze, args, kwargs, {name: layers[name]})
+
+                head = find_joined(
+                    squeeze.model, features, output, name, path, anatomy.weights[name], taken[name], again
+                )
             if head is not None:
                 squeeze.heads[name] = head
         place = next(iter(squeeze.places.values()))
-        squeeze.upstream, squeeze.finer = before(anatomy, place), last_finer(maps, place)
+        squeeze.finer = last_finer(maps, place)
+    squeeze.beside = beside(anatomy, list(squeeze.places.values()))
+    if len(squeeze.places) == 1 and not squeeze.beside[squeeze.default_output]:
+        squeeze.upstream = before(anatomy, next(iter(squeeze.places.values())))
     else:
         squeeze.upstream = before_all(anatomy, list(squeeze.places.values()))
