@@ -157,7 +157,7 @@ class Head:
             model: the model.
             features: canonical features ``(N, C, *S)``.
             target: classes ``(N,)``.
-            taken: of a head with ``columns``, what its layer takes, ``(N, J)``: ``capture(...)[1][stream].taken[output]``.
+            taken: of a head with ``columns``, what its layer takes, ``(N, J)``: ``taken[output]`` of the captured stream.
 
         Raises:
             InputError: ``taken`` is missing where the logit cannot be known without.
@@ -167,7 +167,7 @@ class Head:
             if taken is None:
                 raise InputError(
                     f"the layer '{self.weight}' takes more than the map, and what the rest adds differs from sample to "
-                    "sample: give taken=..., which squeeze.capture(inputs) has for every output"
+                    "sample: give taken=seen[stream].taken[output], of output, seen = squeeze.capture(inputs)"
                 )
             rest = self._rest(model, taken).gather(1, target[:, None])[:, 0]
             return rest + self.offsets(model)[target]

@@ -105,7 +105,7 @@ def _answers(squeeze: Squeeze, cache: Cache, factors: dict[str, Tensor]) -> dict
     with evaluating(squeeze):
         for chunk in torch.arange(len(cache)).split(CHUNK):
             raws = cache.raws(squeeze, chunk, {s: f[chunk] for s, f in factors.items()})
-            result = cache.runner.run(raws, len(chunk))
+            result = cache.run(raws, chunk)
             for name, kept in parts.items():
                 kept.append(squeeze.select(result, name))
     return {name: torch.cat(kept) for name, kept in parts.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Part:
         skipped: samples that are not.
         tensors: by name, each with the samples along its first axis (frames folded into the batch together with their
             sample): ``values``, ``labels``, ``squeezed.STREAM``, ``windows.STREAM`` (n, windows, C), ``maps.STREAM``,
-            ``vectors.STREAM`` and ``answers.OUTPUT`` for read-outs.
+            ``vectors.STREAM`` and ``answers.OUTPUT`` for read-outs, ``beside.NUMBER`` for inputs that go past the map.
 
     """
 
@@ -95,8 +95,19 @@ def _only(raw: Tensor, good: Tensor, axis: int) -> Tensor:
     return raw.index_select(axis, rows)
 
 
-def part_of(squeeze: Squeeze, seen: Seen, number: int, *, whole: bool, windows: int, seed: int) -> Part:
-    """What is kept of a batch: ``whole`` maps in half precision, or vectors pooled over ``windows`` random windows."""
+def part_of(
+    squeeze: Squeeze,
+    seen: Seen,
+    number: int,
+    *,
+    whole: bool,
+    windows: int,
+    seed: int,
+    beside: Sequence[tree.Path] = (),
+) -> Part:
+    """What is kept of a batch: ``whole`` maps in half precision, or vectors pooled over ``windows`` random windows, and
+    the inputs ``beside`` the map.
+    """
     part = Part(number, seen.size, int((~seen.good).sum()))
     if not seen.size:
         return part
@@ -111,6 +122,8 @@ def part_of(squeeze: Squeeze, seen: Seen, number: int, *, whole: bool, windows: 
             kept[f"maps.{stream}"] = raw.half().movedim(batch_axis(squeeze.places[stream].layout), 0)
         elif windows:
             kept[f"windows.{stream}"] = random_windows(seen.features[stream], windows, generator).transpose(0, 1)
+    for place, path in enumerate(beside):
+        kept[f"beside.{place}"] = tree.get(tree.as_call(seen.given), path)[seen.good]
     evidence = Evidence.of(squeeze)
     evidence.add(squeeze, seen.features, seen.result, seen.good)
     kept.update({f"vectors.{stream}": found[0] for stream, found in evidence.vectors.items()})
