@@ -157,7 +157,7 @@ class Head:
             model: the model.
             features: canonical features ``(N, C, *S)``.
             target: classes ``(N,)``.
-            taken: of a head with ``columns``, what its layer takes, ``(N, J)``: ``taken[output]`` of the captured stream.
+            taken: of a head with ``columns``, what its layer takes, ``(N, J)``: ``taken[output]`` of what was captured.
 
         Raises:
             InputError: ``taken`` is missing where the logit cannot be known without.
