@@ -44,6 +44,7 @@ class Head:
         columns: of a ``linear`` head whose layer takes more than this map (a vector of figures joined to it, another
             pooled map), the first column of ``W`` that belongs to the map and the one after the last; None: all do. The
             others give each sample a constant, see :meth:`constant`.
+        sides: the layer has one row, which is read as two classes (:mod:`squeezecam.sides`).
 
     """
 
@@ -59,6 +60,7 @@ class Head:
     shift: str | None = None
     eps: float = 1e-5
     columns: tuple[int, int] | None = None
+    sides: bool = False
 
     @property
     def exact(self) -> bool:
@@ -83,11 +85,11 @@ class Head:
     def matrix(self, model: nn.Module) -> Tensor:
         """``W`` as ``(K, C)``, of the model as it is now; of its columns those of the map."""
         weight = _tensor(model, self.weight).flatten(1)
-        return heatmap.at_least_float32(weight if self.columns is None else weight[:, slice(*self.columns)])
+        return self._rows(heatmap.at_least_float32(weight if self.columns is None else weight[:, slice(*self.columns)]))
 
     def offsets(self, model: nn.Module) -> Tensor:
         """``b`` as ``(K,)``, zeros where the layer has none."""
-        found = _optional(model, self.bias)
+        found = self._bias(model)
         return found if found is not None else torch.zeros_like(self.matrix(model)[:, 0])
 
     def evidence_features(self, features: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class Head:
         (``Capture.taken``); without it this is the share of the map, with the bias.
         """
         weight = self.matrix(model)
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         if self.kind == "conv":
             maps = self._conv_maps(model, features)
             return maps.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(maps)
@@ -136,7 +138,7 @@ class Head:
         """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the logit less a constant."""
         if self.kind == "conv":
             found = heatmap.weighted_sum(self.evidence_features(features), self.matrix(model)[target])
-            bias = _optional(model, self.bias)
+            bias = self._bias(model)
             found = found if bias is None else found + bias[target].view(-1, *[1] * (found.ndim - 1))
             return found.relu() if self.activation == "relu" else found
         return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
@@ -173,7 +175,7 @@ class Head:
             return rest + self.offsets(model)[target]
         if self.kind == "conv":
             return torch.zeros(target.shape[0], device=features.device)
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         found: Tensor = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
         shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
         return found if shift is None else torch.add(found, self.matrix(model)[target] @ shift)
@@ -185,7 +187,15 @@ class Head:
         others = torch.ones(taken.shape[1], dtype=torch.bool, device=taken.device)
         others[first:end] = False
         weight = heatmap.at_least_float32(_tensor(model, self.weight))
-        return F.linear(taken.to(weight.dtype)[:, others], weight[:, others])
+        return F.linear(taken.to(weight.dtype)[:, others], self._rows(weight[:, others]))
+
+    def _bias(self, model: nn.Module) -> Tensor | None:
+        found = _optional(model, self.bias)
+        return None if found is None else self._rows(found)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """The rows of the layer, or of its only one those of the two sides."""
+        return torch.cat([-rows, rows]) / 2 if self.sides else rows
 
     def _conv_maps(self, model: nn.Module, features: Tensor) -> Tensor:
         seen = self.evidence_features(features)
@@ -193,7 +203,7 @@ class Head:
         maps: Tensor = torch.einsum("kc,ncx->nkx", weight, seen.flatten(2).to(weight.dtype)).unflatten(
             2, seen.shape[2:]
         )
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         if bias is not None:
             maps = maps + bias.view(1, -1, *[1] * (maps.ndim - 2))
         return maps.relu() if self.activation == "relu" else maps

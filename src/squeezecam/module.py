@@ -24,6 +24,7 @@ from squeezecam.joined import layer_inputs
 from squeezecam.locator import Locator
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
+from squeezecam.sides import two_sides
 from squeezecam.tap import Handler, evaluating, register, tapped
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Squeeze(nn.Module):
         self.aggregates: dict[str, str] = {}
         self.input_paths: dict[str, tree.Path] = {}
         self.beside: dict[str, list[tree.Path]] = {}
+        self.single: dict[str, str] = {}
+        self.binary: set[str] = set()
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
         self.example_batch = 1
         self.positional = 1
@@ -334,10 +337,11 @@ class Squeeze(nn.Module):
         return str(output)
 
     def select(self, result: Any, output: str | None = None) -> Tensor:
-        """The tensor of one output out of what the model returned."""
-        found = tree.get(result, self.outputs[self.output_name(output)])
+        """The tensor of one output out of what the model returned; of a binary one the scores of its two sides."""
+        name = self.output_name(output)
+        found = tree.get(result, self.outputs[name])
         assert isinstance(found, Tensor)
-        return found
+        return two_sides(found, self.single[name]) if name in self.binary else found
 
     def extra_repr(self) -> str:
         """Where, layout, channels, grid, head, parameters added."""

@@ -36,6 +36,7 @@ def explain(
     apply: o.Apply = None,
     strict: o.Strict = False,
     output: o.Output = None,
+    task: o.Task = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
@@ -55,7 +56,7 @@ def explain(
     sources = find_images(images, max_pixels=max_pixels)
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
-        apply=apply, strict=strict,
+        apply=apply, strict=strict, task=task, output=output,
     )  # fmt: skip
     options = Options(method, target, output, keep, scale, batch_size)
     about = {

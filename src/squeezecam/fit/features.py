@@ -11,7 +11,7 @@ from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.block import squeeze_positions
-from squeezecam.fit.batches import Pick, label_tensor, split
+from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.evidence import Evidence
 from squeezecam.frames import batch_axis, squeeze_stream
 from squeezecam.module import Squeeze
@@ -81,7 +81,7 @@ def see(
     good = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
     for vector in vectors.values():
         good &= vector.isfinite().flatten(1).all(1)
-    known = None if found is None else label_tensor(found, output).to(device)
+    known = None if found is None else labels_of(squeeze, found, output).to(device)
     if not bool(good.all()):  # frames folded into the batch go with their sample
         raws = {s: _only(raw, good, batch_axis(squeeze.places[s].layout)) for s, raw in raws.items()}
         features, vectors = ({s: u[good] for s, u in part.items()} for part in (features, vectors))

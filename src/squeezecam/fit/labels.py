@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import FitError
-from squeezecam.fit.batches import Pick, label_tensor, split
+from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.cache import Cache
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating, tapped
@@ -143,7 +143,7 @@ def train_all(
                 raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
             args, kwargs = tree.as_call(tree.to_device(given, device))
             values = squeeze.select(squeeze(*args, **kwargs), output)
-            yield task_loss(values, label_tensor(found, output).to(device), task)
+            yield task_loss(values, labels_of(squeeze, found, output).to(device), task)
 
     def step() -> None:
         squeeze.train()
