@@ -135,7 +135,7 @@ def test_titles_of_a_decision_name_the_side_and_its_probability() -> None:
 @pytest.mark.parametrize("head", ["linear", "deep", "conv relu"])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_fit_for_a_decision(head: str, labelled: bool, tmp_path: Path) -> None:
-    x, red, green = pictures(80)
+    x, *_ = pictures(80)
     x = x * torch.linspace(0.5, 1.5, 80)[:, None, None, None]
     truth = (torch.arange(80) % 2 == 0).float()[:, None]
     data: Any = list(zip(x.split(16), truth.split(16), strict=True)) if labelled else list(x.split(16))
@@ -195,7 +195,7 @@ def test_what_cannot_be_a_decision_is_refused() -> None:
 
 
 def test_a_read_out_of_one_value_serves_both_sides_once_told() -> None:
-    x, red, green = pictures(60)
+    x, *_ = pictures(60)
     squeeze = squeezecam.attach(Planted(head="deep").eval(), x[:2])
     squeeze.fit(list((x * torch.linspace(0.5, 1.5, 60)[:, None, None, None]).split(12)))
     before = squeeze.explain(x[:4], method="class").raw

@@ -75,6 +75,8 @@ def explain(
         if output is None and len(squeeze.outputs) > 1:
             others = ", ".join(name for name in squeeze.outputs if name != squeeze.default_output)
             print(f"output '{squeeze.default_output}' is explained; --output chooses another ({others})")
+        if squeeze.output_name(output) in squeeze.single.keys() - squeeze.binary and task is None:
+            print("one value, read as a regression; is it a decision, yes above 0? --task binary explains its sides")
         print(f"{len(outcome.results)} of {len(sources)} pictures explained")
         for doubt, count in list(outcome.doubts().items())[:5]:
             print(f"  {count} with a doubt: {doubt}")
