@@ -289,6 +289,38 @@ def test_training_on_labels_works_with_other_inputs(make: Any, train: Any) -> No
     assert torch.isfinite(squeeze.explain(given(2)).heatmap).all()
 
 
+class Outputs(nn.Module):
+    """Three outputs: of the last map, of the last map and a vector, and of an earlier map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta = nn.Linear(M, C)
+        self.a = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.b = nn.Sequential(nn.Conv2d(6, C, 3, 2, 1), nn.ReLU())
+        self.fc, self.aux = nn.Linear(C, K), nn.Linear(6, K)
+
+    def forward(self, x: Tensor, m: Tensor) -> dict[str, Tensor]:
+        scale = self.meta(m).tanh()
+        a = self.a(x)
+        z = self.b(a).mean((2, 3))
+        return {"output": self.fc(z), "scaled": self.fc(z * (1 + scale)), "early": self.aux(a.mean((2, 3)).square())}
+
+
+def test_read_outs_of_other_outputs_stand_behind_the_gates_or_are_not_made() -> None:
+    model = seeded(Outputs)
+    squeeze = squeezecam.attach(model, given(2), apply="gate")
+    assert squeeze.beside["scaled"] == [(0, 1)]
+    assert squeeze.beside["early"] == [(0, 0)]
+    data = [(x, m, torch.arange(len(x)) % K) for x, m in batches(20)]
+    report = squeeze.fit(data, objective="task", epochs=2, output="output")
+    assert list(report.readouts) == ["scaled"]
+    assert any("no class read-out of 'early'" in note for note in report.notes)
+    cache = gathered(squeeze, data)
+    with torch.no_grad():
+        found = cache.run(cache.raws(squeeze, torch.arange(12)), torch.arange(12))["scaled"]
+        torch.testing.assert_close(found, model(*data[0][:2])["scaled"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_model_that_does_not_repeat_itself_is_said_to_be_one() -> None:
     class Noisy(Joined):
         def forward(self, x: Tensor, m: Tensor) -> Tensor:

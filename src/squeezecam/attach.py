@@ -201,7 +201,9 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     leaves = dict(anatomy.graph.outputs)
     squeeze.single = links_of_single(anatomy.graph, {name: leaves[path] for name, path in anatomy.outputs.items()})
     squeeze.beside = beside(anatomy, list(squeeze.places.values()))
-    if len(squeeze.places) == 1 and not squeeze.beside[squeeze.default_output]:
+    shown = squeeze.input_paths.values()
+    past = [path for paths in squeeze.beside.values() for path in paths if path not in shown]
+    if len(squeeze.places) == 1 and not past and not squeeze.beside[squeeze.default_output]:
         squeeze.upstream = before(anatomy, next(iter(squeeze.places.values())))
     else:
         squeeze.upstream = before_all(anatomy, list(squeeze.places.values()))

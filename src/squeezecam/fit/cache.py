@@ -153,7 +153,10 @@ def _attempts(squeeze: Squeeze, given: Any, output: str) -> list[tuple[list[tree
     """Inputs to hold fixed and whether to leave out what comes before the map, the cheapest first."""
     every = [path for path, _ in tree.leaves(tree.as_call(given))]
     shown = list(squeeze.input_paths.values())
-    held = [path for path in squeeze.beside.get(output, []) if path in every]
+    needed = {name: squeeze.beside.get(name, []) for name in squeeze.outputs}
+    # what other outputs need too, for their read-outs: but not the picture for the sake of one from an earlier map
+    others = [path for paths in needed.values() for path in paths if path not in shown]
+    held = [path for path in every if path in needed[output] or path in others]
     found: list[tuple[list[tree.Path], bool]] = []
     for keep in (held, [path for path in every if path not in shown or path in held], every):
         tried = [known for known, _ in found]
