@@ -81,6 +81,8 @@ NOTES = """\
   `fit` makes a class read-out for them, a ridge regression from squeezed vectors to the model's own logits; its R2 on
   held-out data says what it is worth. What is squeezed, gated and shown there, with figures on trained networks:
   `docs/readout.md`.
+* **Inputs without a map** beside one that has (figures beside a picture) are held fixed; where one linear layer takes
+  the pooled map and something else, its columns that belong to the map give exact class evidence: `docs/fit.md`.
 * **What has no map.** Tabular networks and purely recurrent ones are refused with the reason, and so are detectors and
   segmenters, which return no class scores; the ways on, with examples: `docs/detectors.md`.
 * **Fused encoder layers.** Hooks on the modules of `nn.TransformerEncoderLayer` would switch its fused path off and

@@ -57,6 +57,17 @@ def standardised(picture):
     x = pixels(picture)
     return (x - x.mean()) / x.std()
 
+class Decision(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 5, 8), nn.ReLU())
+        self.fc = nn.Linear(16, 1)
+        self.fc.bias.data -= 5
+    def forward(self, x):
+        return self.fc(self.features(x).mean((2, 3)))
+
+def decision(): return Decision(), pixels
 def heads(): return Heads(), pixels
 def net(): return Net(), pixels
 def slow(): return Net(seconds=0.15), pixels
@@ -283,6 +294,33 @@ def test_several_outputs_are_named_and_chosen(run: Run, photo: Path, models: Pat
     row = results(tmp_path / "out")["results"][0]
     assert (row["label"], row["target"], row["probability"]) == ("years", None, None)
     assert row["value"] == pytest.approx(40, abs=3)
+
+
+def test_one_logit_is_a_decision_when_told_and_the_adapter_remembers(
+    run: Run, photo: Path, models: Path, tmp_path: Path
+) -> None:
+    model = f"{models}:decision"
+    ran = run("explain", photo, "--model", model)
+    assert "--task binary explains its sides" in ran.out
+    row = results(tmp_path / "out")["results"][0]
+    assert (row["label"], row["target"], row["probability"]) == ("value", None, None)
+    value = row["value"]
+    assert value < -3
+    ran = run("explain", photo, "--model", model, "--task", "binary")
+    assert "--task" not in ran.out
+    told = results(tmp_path / "out")["results"][0]
+    assert (told["label"], told["target"]) == ("negative side", 0)
+    assert told["probability"] == pytest.approx(1 / (1 + np.exp(value)))
+    assert told["value"] == pytest.approx(value)
+    for i in range(20):
+        scene(60 + i, 50).save(photo.with_name(f"more{i}.png"))
+    adapter = tmp_path / "d.squeeze.safetensors"
+    ran = run("fit", "--images", photo.parent, "--model", model, "--task", "binary", "--out", adapter)
+    assert ran.code == 0
+    assert "binary on 'output'" in ran.out
+    assert run("explain", photo, "--model", model, "--adapter", adapter, "--method", "class").code == 0
+    assert results(tmp_path / "out")["results"][0]["label"] == "negative side"
+    assert "expected binary, classification, multi-label or regression" in run("explain", photo, "--task", "yes").err
 
 
 def test_pictures_named_like_our_own_files_do_not_collide(run: Run, photo: Path, tmp_path: Path) -> None:

@@ -169,19 +169,29 @@ def test_a_model_that_answers_otherwise_keeps_its_layout() -> None:
     assert torch.equal(faster.predict(x), subject.predict(x))
 
 
+class Around(nn.Module):
+    """The answer depends on the picture beside the map: in its last column stands the sign of all evidence."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.features, self.fc, self.noise = nn.Conv2d(3, 3, 1, bias=False), nn.Linear(3, 2, bias=False), noise
+        with torch.no_grad():
+            self.features.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.fc.weight.copy_(torch.tensor([[1.0, 0.1, 0.1], [-1.0, 0.1, 0.1]]))
+
+    def forward(self, x: Any) -> Tensor:
+        found: Tensor = self.fc(self.features(x).relu().mean((2, 3))) * x[:, 0, 0, -1:]
+        return found + self.noise * torch.rand(found.shape)
+
+
+def test_what_goes_past_the_map_is_held_fixed_for_each_picture() -> None:
+    x = pictures()
+    x[:, 0, 0, -1] = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    found = figures(squeezecam.attach(Around().eval(), x, at="features"), "contribution", 0, x)
+    assert found["opposing_share"].tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
+
+
 def test_a_head_that_cannot_be_run_alone_is_said() -> None:
-    class Around(nn.Module):
-        """The answer depends on the picture beside the map."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.features, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
-
-        def forward(self, x: Any) -> Tensor:
-            found: Tensor = self.fc(self.features(x).relu().mean((2, 3))) * (1 + x.mean((1, 2, 3)))[:, None]
-            return found
-
-    x = torch.rand(3, 3, 32, 32)
-    squeeze = squeezecam.attach(Around().eval(), x, at="features")
+    squeeze = squeezecam.attach(Around(noise=1.0).eval(), pictures(), at="features")
     with pytest.raises(InputError, match="leave channel_faithfulness"):
-        squeezecam.evaluate(squeeze, x, ["published"], NAMES)
+        squeezecam.evaluate(squeeze, pictures(), ["published"], NAMES)

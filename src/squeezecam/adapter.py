@@ -19,6 +19,7 @@ from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
 from squeezecam.module import Squeeze
+from squeezecam.sides import declare
 from squeezecam.stored_locator import locator_records, locator_tensors, put_locators
 from squeezecam.stored_readout import readout_records, readout_tensors, readouts_from
 from squeezecam.stored_refiner import put_refiners, refiner_records, refiner_tensors
@@ -55,6 +56,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "gates": "frame" if squeeze.per_frame else "clip",
         "hidden": {stream: squeeze.block(stream).hidden for stream in squeeze.places},
         "output": squeeze.default_output,
+        "binary": sorted(squeeze.binary),
         "fit": squeeze.fit_info,
         "readouts": readout_records(squeeze),
         "refiners": refiner_records(squeeze, clean),
@@ -97,6 +99,7 @@ def load(
     with _installed(trained, _clean(model.state_dict()), Path(path)):
         gates = about.get("gates", "clip")
         squeeze = attach(model, example, at=at, apply=apply or about["apply"], gates=gates)
+        declare(squeeze, about.get("binary", []))
         for stream in at:
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
         squeeze.set_readouts(readouts_from(squeeze, about.get("readouts", []), tensors, Path(path)))

@@ -17,9 +17,11 @@ from squeezecam.finer import last_finer, watching
 from squeezecam.frames import name_time
 from squeezecam.head import find_head
 from squeezecam.heatmap import suited_aggregate
+from squeezecam.joined import find_joined, layer_inputs, map_changed
 from squeezecam.module import Apply, Capture, Squeeze
+from squeezecam.sides import BINARY, links_of_single, read_as_binary
 from squeezecam.tap import evaluating
-from squeezecam.upstream import before, before_all, input_of
+from squeezecam.upstream import before, before_all, beside, input_of
 
 __all__ = ["Squeeze", "attach", "get"]
 
@@ -40,6 +42,7 @@ def attach(
     gates: Gates = "clip",
     reduction: int = 16,
     hidden: int | None = None,
+    task: str | None = None,
 ) -> Squeeze:
     """Put an SE block before the classifier of ``model``.
 
@@ -55,10 +58,14 @@ def attach(
         gates: ``"clip"``: one SE vector per sample, as published; ``"frame"``: one for every frame of a clip.
         reduction: channels divided by the hidden width of the block.
         hidden: the hidden width itself.
+        task: ``"binary"`` where the (default) output is one value that is a decision, yes above 0: a logit, or its
+            sigmoid. Maps then show the evidence for the side that was decided for, or for ``target`` 0 or 1. None: one
+            value is a regression, and maps show what raises it.
 
     Raises:
         SiteError: no feature map with spatial extent, or ``at`` does not name one.
-        InputError: something else than a module, or a Squeeze, was given; ``at`` or ``apply`` is of no known form.
+        InputError: something else than a module, or a Squeeze, was given; ``at``, ``apply`` or ``task`` is of no known
+            form, or does not fit the output.
 
     """
     if isinstance(model, Squeeze):
@@ -69,6 +76,8 @@ def attach(
         raise InputError(f"apply must be 'observe' or 'gate', got '{apply}'")
     if gates not in ("clip", "frame"):
         raise InputError(f"gates must be 'clip' or 'frame', got '{gates}'")
+    if task not in (None, BINARY):
+        raise InputError(f"attach needs to be told of task='binary' alone, got '{task}': others go to fit(task=...)")
     _check_sites(at)
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError("the model has lazy layers that never ran: run it once on an example, then attach")
@@ -94,6 +103,8 @@ def attach(
         squeeze = Squeeze(model, anatomy.places, _blocks(model, anatomy, reduction, hidden), apply)
         squeeze.per_frame = gates == "frame"
         _describe(squeeze, anatomy, args, kwargs)
+        if task == BINARY:
+            read_as_binary(squeeze)
     squeeze.training = model.training  # not train(): the model's layers keep their own flags
     squeeze.blocks.train(model.training)
     return squeeze
@@ -157,7 +168,12 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"
     try:
         found: dict[str, Capture] = {}
-        with squeeze._taps(args, kwargs, found), watching(squeeze.model, batch) as maps:
+        layers = {name: weights[0] for name, weights in anatomy.weights.items() if weights[0] is not None}
+        with (
+            squeeze._taps(args, kwargs, found),
+            watching(squeeze.model, batch) as maps,
+            layer_inputs(squeeze.model, layers) as taken,
+        ):
             result = squeeze.model(*args, **kwargs)
     finally:
         squeeze.apply_mode = mode
@@ -170,9 +186,24 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         for name, path in squeeze.outputs.items():
             output = tree.get(result, path)
             head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
+            if head is None and name in taken:
+
+                def again(name: str = name) -> tuple[Any, Any]:
+                    return map_changed(squeeze, args, kwargs, {name: layers[name]})
+
+                head = find_joined(
+                    squeeze.model, features, output, name, path, anatomy.weights[name], taken[name], again
+                )
             if head is not None:
                 squeeze.heads[name] = head
         place = next(iter(squeeze.places.values()))
-        squeeze.upstream, squeeze.finer = before(anatomy, place), last_finer(maps, place)
+        squeeze.finer = last_finer(maps, place)
+    leaves = dict(anatomy.graph.outputs)
+    squeeze.single = links_of_single(anatomy.graph, {name: leaves[path] for name, path in anatomy.outputs.items()})
+    squeeze.beside = beside(anatomy, list(squeeze.places.values()))
+    shown = squeeze.input_paths.values()
+    past = [path for paths in squeeze.beside.values() for path in paths if path not in shown]
+    if len(squeeze.places) == 1 and not past and not squeeze.beside[squeeze.default_output]:
+        squeeze.upstream = before(anatomy, next(iter(squeeze.places.values())))
     else:
         squeeze.upstream = before_all(anatomy, list(squeeze.places.values()))

@@ -42,7 +42,8 @@ class Explanation:
         method: name of the method, with what was changed in it.
         status: per sample ``"ok"``, or what is doubtful and why; read from the device when first looked at.
         target: class per sample, ``(N,)`` or ``(N, K)``, where the method needs one or the output has classes.
-        scores: the selected output's values ``(N, K)``, as returned by the model.
+        scores: the selected output's values ``(N, K)``, as returned by the model; of a binary output ``v`` the scores
+            ``-v/2`` and ``v/2`` of no and yes, ``(N, 2)``.
 
     """
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
 from squeezecam.block import squeeze_positions
+from squeezecam.errors import InputError
 
 Kind = Literal["linear", "norm-linear", "conv"]
-_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda logits: logits,
     "softmax": lambda logits: logits.softmax(-1),
     "log-softmax": lambda logits: logits.log_softmax(-1),
@@ -40,6 +41,10 @@ class Head:
         link: what stands between the logits and the output.
         weight, bias, scale, shift: names of the parameters, read from the model at each use, so that training is
             followed.
+        columns: of a ``linear`` head whose layer takes more than this map (a vector of figures joined to it, another
+            pooled map), the first column of ``W`` that belongs to the map and the one after the last; None: all do. The
+            others give each sample a constant, see :meth:`constant`.
+        sides: the layer has one row, which is read as two classes (:mod:`squeezecam.sides`).
 
     """
 
@@ -54,6 +59,8 @@ class Head:
     scale: str | None = None
     shift: str | None = None
     eps: float = 1e-5
+    columns: tuple[int, int] | None = None
+    sides: bool = False
 
     @property
     def exact(self) -> bool:
@@ -66,17 +73,23 @@ class Head:
         if self.kind == "conv":
             act = " and ReLU" if self.activation == "relu" else ""
             return f"1x1 convolution '{self.weight}'{act}, then {pool}"
+        if self.columns is not None:
+            first, end = self.columns
+            return (
+                f"{pool}, then columns {first} to {end - 1} of linear '{self.weight}' (what the others take does not "
+                "depend on the map)"
+            )
         norm = " and LayerNorm" if self.kind == "norm-linear" else ""
         return f"{pool}{norm}, then linear '{self.weight}'"
 
     def matrix(self, model: nn.Module) -> Tensor:
-        """``W`` as ``(K, C)``, of the model as it is now."""
-        weight = _tensor(model, self.weight)
-        return heatmap.at_least_float32(weight.flatten(1))
+        """``W`` as ``(K, C)``, of the model as it is now; of its columns those of the map."""
+        weight = _tensor(model, self.weight).flatten(1)
+        return self._rows(heatmap.at_least_float32(weight if self.columns is None else weight[:, slice(*self.columns)]))
 
     def offsets(self, model: nn.Module) -> Tensor:
         """``b`` as ``(K,)``, zeros where the layer has none."""
-        found = _optional(model, self.bias)
+        found = self._bias(model)
         return found if found is not None else torch.zeros_like(self.matrix(model)[:, 0])
 
     def evidence_features(self, features: Tensor) -> Tensor:
@@ -89,10 +102,14 @@ class Head:
         seen = self.evidence_features(features)
         return seen.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(seen)
 
-    def logits(self, model: nn.Module, features: Tensor) -> Tensor:
-        """The formula itself: ``(N, K)``."""
+    def logits(self, model: nn.Module, features: Tensor, taken: Tensor | None = None) -> Tensor:
+        """The formula itself: ``(N, K)``.
+
+        Where the layer has other columns too, what they add is known from all that it takes, ``taken (N, J)``
+        (``Capture.taken``); without it this is the share of the map, with the bias.
+        """
         weight = self.matrix(model)
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         if self.kind == "conv":
             maps = self._conv_maps(model, features)
             return maps.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(maps)
@@ -101,7 +118,8 @@ class Head:
             pooled = F.layer_norm(
                 pooled, pooled.shape[1:], _optional(model, self.scale), _optional(model, self.shift), self.eps
             )
-        return F.linear(pooled.to(weight.dtype), weight, bias)
+        found = F.linear(pooled.to(weight.dtype), weight, bias)
+        return found if taken is None or self.columns is None else found + self._rest(model, taken)
 
     def channel_weights(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
         """Weights ``w (N, C)`` with ``logit = sum_c w_c pool(u)_c + const`` for class ``target (N,)`` at these
@@ -120,7 +138,7 @@ class Head:
         """Signed evidence for ``target (N,)`` at every position, ``(N, *S)``; its mean is the logit less a constant."""
         if self.kind == "conv":
             found = heatmap.weighted_sum(self.evidence_features(features), self.matrix(model)[target])
-            bias = _optional(model, self.bias)
+            bias = self._bias(model)
             found = found if bias is None else found + bias[target].view(-1, *[1] * (found.ndim - 1))
             return found.relu() if self.activation == "relu" else found
         return heatmap.weighted_sum(self.evidence_features(features), self.channel_weights(model, features, target))
@@ -134,14 +152,50 @@ class Head:
         seen = self.evidence_features(features)
         return weights * squeeze_positions(seen * open_positions[:, None])
 
-    def constant(self, model: nn.Module, features: Tensor, target: Tensor) -> Tensor:
-        """What the logit has beside the mean of the class map, ``(N,)``."""
+    def constant(self, model: nn.Module, features: Tensor, target: Tensor, taken: Tensor | None = None) -> Tensor:
+        """What the logit has beside the mean of the class map, ``(N,)``.
+
+        Args:
+            model: the model.
+            features: canonical features ``(N, C, *S)``.
+            target: classes ``(N,)``.
+            taken: of a head with ``columns``, what its layer takes, ``(N, J)``: ``taken[output]`` of what was captured.
+
+        Raises:
+            InputError: ``taken`` is missing where the logit cannot be known without.
+
+        """
+        if self.columns is not None:
+            if taken is None:
+                raise InputError(
+                    f"the layer '{self.weight}' takes more than the map, and what the rest adds differs from sample to "
+                    "sample: give taken=seen[stream].taken[output], of output, seen = squeeze.capture(inputs)"
+                )
+            rest = self._rest(model, taken).gather(1, target[:, None])[:, 0]
+            return rest + self.offsets(model)[target]
         if self.kind == "conv":
             return torch.zeros(target.shape[0], device=features.device)
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         found: Tensor = bias[target] if bias is not None else torch.zeros(target.shape[0], device=features.device)
         shift = _optional(model, self.shift) if self.kind == "norm-linear" else None
         return found if shift is None else torch.add(found, self.matrix(model)[target] @ shift)
+
+    def _rest(self, model: nn.Module, taken: Tensor) -> Tensor:
+        """What the columns that do not belong to the map add, ``(N, K)``."""
+        assert self.columns is not None
+        first, end = self.columns
+        others = torch.ones(taken.shape[1], dtype=torch.bool, device=taken.device)
+        others[first:end] = False
+        weight = heatmap.at_least_float32(_tensor(model, self.weight))
+        return F.linear(taken.to(weight.dtype)[:, others], self._rows(weight[:, others]))
+
+    def _bias(self, model: nn.Module) -> Tensor | None:
+        found = _optional(model, self.bias)
+        return None if found is None else self._rows(found)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """The rows of the layer, or of its only one those of the two sides."""
+        return torch.cat([-rows, rows]) / 2 if self.sides else rows
 
     def _conv_maps(self, model: nn.Module, features: Tensor) -> Tensor:
         seen = self.evidence_features(features)
@@ -149,7 +203,7 @@ class Head:
         maps: Tensor = torch.einsum("kc,ncx->nkx", weight, seen.flatten(2).to(weight.dtype)).unflatten(
             2, seen.shape[2:]
         )
-        bias = _optional(model, self.bias)
+        bias = self._bias(model)
         if bias is not None:
             maps = maps + bias.view(1, -1, *[1] * (maps.ndim - 2))
         return maps.relu() if self.activation == "relu" else maps
@@ -183,7 +237,7 @@ def find_head(
         kinds += [("norm-linear", "none", eps) for eps in _NORM_EPS if scale is not None]
     for pool in ("mean", "relu-mean", "max"):
         for kind, activation, eps in kinds:
-            for link in _LINKS:
+            for link in LINKS:
                 head = Head(name, path, kind, pool, activation, link, weight_name, bias, scale, shift, eps)
                 if _reproduces(head, model, features, expected):
                     return head
@@ -192,7 +246,7 @@ def find_head(
 
 def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor) -> bool:
     """Whether the formula gives the output, measured against the part of it that depends on the features."""
-    link = _LINKS[head.link]
+    link = LINKS[head.link]
     logits = head.logits(model, features)
     found = link(logits).to(expected.dtype)
     if found.shape != expected.shape or not expected.isfinite().all():
@@ -201,10 +255,14 @@ def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor
     if head.kind == "norm-linear" and head.shift is not None:
         still = still + head.matrix(model) @ heatmap.at_least_float32(_tensor(model, head.shift))
     moved = (found - link(still).to(expected.dtype)).abs().amax()
-    exact = 5e-3 if features.is_cuda else 1e-3  # convolutions there multiply with the digits of float16, as TF32
-    tolerance = {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(features.dtype, exact)
     rounding = 4 * torch.finfo(expected.dtype).eps * expected.abs().amax()
-    return bool(((found - expected).abs().amax() <= tolerance * moved + rounding).item())
+    return bool(((found - expected).abs().amax() <= tolerance_of(features) * moved + rounding).item())
+
+
+def tolerance_of(features: Tensor) -> float:
+    """How far numbers computed from these features may be apart and still count as the same, as a share of them."""
+    exact = 5e-3 if features.is_cuda else 1e-3  # convolutions there multiply with the digits of float16, as TF32
+    return {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(features.dtype, exact)
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

@@ -7,7 +7,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,9 +20,11 @@ from squeezecam.errors import InputError, SiteError, SqueezeWarning
 from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
+from squeezecam.joined import layer_inputs
 from squeezecam.locator import Locator
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
+from squeezecam.sides import two_sides
 from squeezecam.tap import Handler, evaluating, register, tapped
 
 if TYPE_CHECKING:
@@ -45,13 +47,15 @@ class Capture:
     """What one stream showed in one pass: features ``(N, C, *S)``, squeezed vectors, SE vectors.
 
     Vectors are ``(N, C)``, or ``(N, T, C)`` where there is one for every frame. ``finer`` are features ``(N, C', H',
-    W')`` of the last map that is twice as fine, where a locator is fitted, which looks at them.
+    W')`` of the last map that is twice as fine, where a locator is fitted, which looks at them. ``taken`` is, by
+    output, what a classification layer takes of which this map is only some of the columns, ``(N, J)``.
     """
 
     features: Tensor
     squeezed: Tensor
     gates: Tensor
     finer: Tensor | None = None
+    taken: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Squeeze(nn.Module):
@@ -75,6 +79,9 @@ class Squeeze(nn.Module):
         self.signed: dict[str, bool] = {}
         self.aggregates: dict[str, str] = {}
         self.input_paths: dict[str, tree.Path] = {}
+        self.beside: dict[str, list[tree.Path]] = {}
+        self.single: dict[str, str] = {}
+        self.binary: set[str] = set()
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
         self.example_batch = 1
         self.positional = 1
@@ -108,7 +115,13 @@ class Squeeze(nn.Module):
         found: dict[str, Capture] = {}
         fine: list[Tensor] = []
         taps = self._taps(args, kwargs, found, lengths)
-        with tree.on_one_device(self, (args, kwargs)), taps, self._finer_tap(fine, finer):
+        joined = {name: head.weight for name, head in self.heads.items() if head.columns is not None}
+        with (
+            tree.on_one_device(self, (args, kwargs)),
+            taps,
+            self._finer_tap(fine, finer),
+            layer_inputs(self.model, joined) as taken,
+        ):
             output = self.model(*args, **kwargs)
         missing = [stream for stream in self.places if stream not in found]
         if not found:
@@ -119,6 +132,7 @@ class Squeeze(nn.Module):
             )
         if fine:
             next(iter(found.values())).finer = fine[0]
+        next(iter(found.values())).taken = taken
         return output, found
 
     def _finer_tap(self, fine: list[Tensor], wanted: bool) -> contextlib.AbstractContextManager[Any]:
@@ -324,10 +338,11 @@ class Squeeze(nn.Module):
         return str(output)
 
     def select(self, result: Any, output: str | None = None) -> Tensor:
-        """The tensor of one output out of what the model returned."""
-        found = tree.get(result, self.outputs[self.output_name(output)])
+        """The tensor of one output out of what the model returned; of a binary one the scores of its two sides."""
+        name = self.output_name(output)
+        found = tree.get(result, self.outputs[name])
         assert isinstance(found, Tensor)
-        return found
+        return two_sides(found, self.single[name]) if name in self.binary else found
 
     def extra_repr(self) -> str:
         """Where, layout, channels, grid, head, parameters added."""

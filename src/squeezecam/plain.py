@@ -15,6 +15,7 @@ from squeezecam.locator import located_map
 from squeezecam.methods import METHODS, default_method
 from squeezecam.module import Squeeze, shared_copy
 from squeezecam.refiner import refined_map
+from squeezecam.sides import two_sides
 from squeezecam.sizes import enlarged, input_size
 from squeezecam.tap import by_keyword
 
@@ -69,6 +70,7 @@ class Plain(nn.Module):
             )
         self.locator = squeeze.locator() if METHODS[self.method].aggregate == "focus" else None
         self.target = target
+        self.sides = squeeze.single[squeeze.default_output] if squeeze.default_output in squeeze.binary else None
         self.path = squeeze.outputs[squeeze.default_output]
         self.input_path = squeeze.input_paths[self.stream]
         self.signed = squeeze.signed[self.stream]
@@ -117,7 +119,8 @@ class Plain(nn.Module):
         features, gates = self._box.pop()
         size = input_size(self.place, self.input_path, (args, kwargs))
         with full_precision(gates.device):
-            raw = self._map(features, gates, tree.get(output, self.path))
+            values = tree.get(output, self.path)
+            raw = self._map(features, gates, values if self.sides is None else two_sides(values, self.sides))
         return output, enlarged(raw[:, None], size, METHODS[self.method].upsample)[:, 0], gates
 
     def _map(self, features: Tensor, gates: Tensor, values: Tensor) -> Tensor:

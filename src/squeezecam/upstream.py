@@ -14,6 +14,24 @@ def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
     return max(leaves, key=lambda leaf: len(anatomy.graph.nodes[leaf[1]].shape))[0] if leaves else (0, 0)
 
 
+def beside(anatomy: Anatomy, places: list[Place]) -> dict[str, list[tree.Path]]:
+    """Per output the inputs, as paths in ``(args, kwargs)``, that reach it past the maps at ``places``.
+
+    A vector of figures beside a picture, say: to run what comes after the map, it has to be there too.
+    """
+    graph = anatomy.graph
+    nodes, children = {place.node for place in places}, graph.children()
+    leaves = dict(graph.outputs)
+    return {
+        name: [
+            given
+            for given, node in graph.inputs
+            if graph.reaches({node}, leaves[path], without=nodes, children=children)
+        ]
+        for name, path in anatomy.outputs.items()
+    }
+
+
 def before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, ...]]]:
     """Module calls that end before the map is there and return one tensor: outermost only, with their shapes."""
     doors = anatomy.graph.doors
@@ -23,7 +41,9 @@ def before(anatomy: Anatomy, place: Place) -> list[tuple[str, int, tuple[int, ..
 
 
 def before_all(anatomy: Anatomy, places: list[Place]) -> list[tuple[str, int, tuple[int, ...]]]:
-    """The same for several streams: calls without a place inside, whose results pass places before the output."""
+    """The same for several streams, or where an input goes past the map: calls without a place inside, whose results
+    pass places before the output.
+    """
     graph = anatomy.graph
     nodes, children = {place.node for place in places}, graph.children()
     leaves = [node for path, node in graph.outputs if path in anatomy.outputs.values()]

@@ -36,6 +36,7 @@ def explain(
     apply: o.Apply = None,
     strict: o.Strict = False,
     output: o.Output = None,
+    task: o.Task = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
@@ -55,7 +56,7 @@ def explain(
     sources = find_images(images, max_pixels=max_pixels)
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
-        apply=apply, strict=strict,
+        apply=apply, strict=strict, task=task, output=output,
     )  # fmt: skip
     options = Options(method, target, output, keep, scale, batch_size)
     about = {
@@ -74,6 +75,8 @@ def explain(
         if output is None and len(squeeze.outputs) > 1:
             others = ", ".join(name for name in squeeze.outputs if name != squeeze.default_output)
             print(f"output '{squeeze.default_output}' is explained; --output chooses another ({others})")
+        if squeeze.output_name(output) in squeeze.single.keys() - squeeze.binary and task is None:
+            print("one value, read as a regression; is it a decision, yes above 0? --task binary explains its sides")
         print(f"{len(outcome.results)} of {len(sources)} pictures explained")
         for doubt, count in list(outcome.doubts().items())[:5]:
             print(f"  {count} with a doubt: {doubt}")

@@ -52,6 +52,13 @@ def fit(
     ] = False,
     epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 30,
     output: o.Output = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="classification | binary (one value, yes above 0) | multi-label | regression; default: by the output",
+        ),
+    ] = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
@@ -73,7 +80,16 @@ def fit(
     check_file(out)
     sources = find_images(images, max_pixels=max_pixels, fitting=True)
     loaded, squeeze = o.open_squeeze(
-        model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, apply=apply
+        model,
+        weights=weights,
+        random=random,
+        labels=labels,
+        device=device,
+        seed=seed,
+        at=at,
+        apply=apply,
+        task=task,
+        output=output,
     )
     failures = failing()
     with bar("fitting", len(sources)) as done:
@@ -86,6 +102,7 @@ def fit(
             failures=failures,
             done=done,
             output=output,
+            task=task,
             agreement=agreement,
             seed=seed,
             cache=cache,

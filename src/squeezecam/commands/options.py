@@ -45,6 +45,13 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse an adapter of oth
 Target = Annotated[
     int | None, typer.Option("--target", min=0, help="class index to explain; default: the predicted one")
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="binary: the output is one value, yes above 0, and maps show the evidence for the side decided for",
+    ),
+]
 Keep = Annotated[str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")]
 
 
@@ -60,6 +67,8 @@ def open_squeeze(
     adapter: Path | None = None,
     apply: str | None = None,
     strict: bool = False,
+    task: str | None = None,
+    output: str | None = None,
 ) -> tuple[LoadedModel, Squeeze]:
     """The model that the options name, and a squeeze around it: the adapter's, or a fresh one.
 
@@ -74,6 +83,8 @@ def open_squeeze(
         adapter: see above.
         apply: see above; None is the adapter's own way, or ``observe``.
         strict: see above.
+        task: see above; other tasks than ``binary`` change nothing here.
+        output: which output ``task`` is about.
 
     Raises:
         InputError: options that contradict each other or are unknown.
@@ -83,6 +94,8 @@ def open_squeeze(
 
     """
     way = _apply(apply)
+    if task not in (None, "binary", "classification", "multi-label", "regression"):
+        raise InputError(f"--task is '{task}'; expected binary, classification, multi-label or regression")
     if at is not None and adapter is not None:
         raise InputError(
             "--at and --adapter contradict each other; the adapter says where its block is: leave --at out"
@@ -93,6 +106,7 @@ def open_squeeze(
     from squeezecam.attach import attach
     from squeezecam.commands.pictures import example_of
     from squeezecam.models.resolve import load_model
+    from squeezecam.sides import read_as_binary
 
     torch.manual_seed(seed)
     if adapter is not None:
@@ -100,8 +114,12 @@ def open_squeeze(
     loaded = load_model(model, weights=weights, random=random, labels=labels, device=device)
     example = example_of(loaded)
     if adapter is not None:
-        return loaded, load(adapter, loaded.model, example, strict=strict, apply=way)
-    return loaded, attach(loaded.model, example, at=site(at), apply=way or "observe")
+        squeeze = load(adapter, loaded.model, example, strict=strict, apply=way)
+    else:
+        squeeze = attach(loaded.model, example, at=site(at), apply=way or "observe")
+    if task == "binary":
+        read_as_binary(squeeze, output)
+    return loaded, squeeze
 
 
 def site(at: str | None) -> Site | None:

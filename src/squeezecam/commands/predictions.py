@@ -10,6 +10,7 @@ from torch import Tensor
 from squeezecam.explanation import Explanation
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.module import Squeeze
+from squeezecam.sides import SIDES, heat_of_value
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class Prediction:
         target: class index, None for a regression.
         label: name of the class, or of the output.
         probability: of that class; None for a regression.
-        value: the output's own number for it.
+        value: the output's own number for it; of a binary output its logit.
         predicted: whether ``target`` is the class that the model itself gives most.
         output: name of the output, where the model has several; else empty.
+        heat: of a regression, what the heat says of the value; else empty.
 
     """
 
@@ -32,13 +34,14 @@ class Prediction:
     value: float
     predicted: bool = True
     output: str = ""
+    heat: str = ""
 
     def title(self) -> str:
-        """One line for a picture: ``tench · 98.2%``, ``gender: woman · 97.0%`` or ``age 41.3``."""
+        """One line for a picture: ``tench · 98.2%``, ``gender: woman · 97.0%`` or ``age 41.3 (heat: ...)``."""
         if not math.isfinite(self.value if self.probability is None else self.probability):
             return "no prediction: the output is not finite"
         if self.probability is None:
-            return f"{self.label} {self.value:.4g}"
+            return f"{self.label} {self.value:.4g}" + (f" ({self.heat})" if self.heat else "")
         asked = "" if self.predicted else " (asked for; not the top class)"
         prefix = f"{self.output}: " if self.output else ""
         return f"{prefix}{self.label} · {self.probability:.1%}{asked}"
@@ -52,15 +55,19 @@ def prediction(
     assert explanation.scores is not None
     scores = explanation.scores[index].detach().float()
     if scores.ndim == 0 or scores.shape[0] == 1:
-        return Prediction(None, name if name != "output" else "value", None, float(scores.reshape(-1)[0]))
+        called = name if name != "output" else "value"
+        value = float(scores.reshape(-1)[0])
+        return Prediction(None, called, None, value, heat=heat_of_value(explanation.method))
     target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
     head = squeeze.head(name)
     probabilities = _probabilities(scores, head.link if head is not None else "identity")
+    binary = name in squeeze.binary
+    named = label_of(labels, target, name)
     return Prediction(
         target,
-        label_of(labels, target, name),
+        SIDES[target] if binary and named == f"class {target}" else named,
         float(probabilities[target]),
-        float(scores[target]),
+        float(scores[1] - scores[0] if binary else scores[target]),
         target == int(scores.argmax()),
         name if len(squeeze.outputs) > 1 else "",
     )

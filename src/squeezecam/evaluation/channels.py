@@ -90,7 +90,7 @@ def _head(
     runner = next(
         (
             found
-            for found in (HeadRunner(squeeze, inputs, skip=True), HeadRunner(squeeze, inputs, skip=False))
+            for found in (HeadRunner(squeeze, inputs, skip=skip, output=subject.output) for skip in (True, False))
             if found.reproduces({stream: repacked(layout, raw, features)}, values, subject.output)
         ),
         None,
@@ -104,7 +104,9 @@ def _head(
     def of(sample: int) -> _Head:
         def run(given: Tensor) -> Tensor:
             there = raw[sample : sample + 1].expand(len(given), *raw.shape[1:])
-            answers = squeeze.select(runner.run({stream: repacked(layout, there, given)}, len(given)), subject.output)
+            beside = runner.rows(torch.full((len(given),), sample))
+            result = runner.run({stream: repacked(layout, there, given)}, len(given), beside)
+            answers = squeeze.select(result, subject.output)
             return answers[:, None] if answers.ndim == 1 else answers
 
         return run

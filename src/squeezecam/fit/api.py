@@ -25,6 +25,7 @@ from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
 from squeezecam.module import Squeeze
 from squeezecam.randomness import torch_seeded
+from squeezecam.sides import BINARY, read_as_binary
 from squeezecam.tap import evaluating
 
 MINIMUM = 8
@@ -66,8 +67,9 @@ def fit(
             is trained on labels, in the path.
         train: with ``"task"``: the block alone, the block and the layers after it, or everything (slow: full passes).
         inputs, labels: say what in a batch is input and what is label; the usual ``(x, y)`` is understood.
-        task: ``"classification"``, ``"multi-label"`` or ``"regression"``; None: guessed from outputs and labels, and
-        reported.
+        task: ``"classification"``, ``"multi-label"``, ``"regression"``, or ``"binary"``: the output is one value, yes
+            above 0, and maps show the evidence for the side decided for from now on. None: guessed from outputs and
+            labels, and reported; one value is then no decision.
         output: name of the output to fit for, where there are several.
         hidden: hidden width of the block for the faithful objective; None: chosen from the classifier.
         agreement: share of predictions that the faithful block has to leave unchanged.
@@ -89,6 +91,10 @@ def fit(
     """
     _check(squeeze, objective, train, task, agreement, hold_out)
     output = squeeze.output_name(output)
+    if task == BINARY:
+        read_as_binary(squeeze, output)
+    told = task is not None
+    task = _task_of(squeeze, output, task)
     device = next((p.device for p in squeeze.parameters()), torch.device("cpu"))
     started = time.perf_counter()
     processes.join()
@@ -96,9 +102,10 @@ def fit(
         if train == "all" and cache is not None:
             raise InputError("train='all' changes the features, so that they cannot be kept: leave cache=... out")
         if train == "all":
-            return _fit_all(
+            found = _fit_all(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
+            return _named(squeeze, found, told)
         with bar.task("features", _length(batches)) as advance:
             collected = collect(
                 squeeze,
@@ -121,6 +128,8 @@ def fit(
                     agreement=agreement, hold_out=hold_out, epochs=epochs, patience=patience, lr=lr, seed=seed,
                     bar=bar, started=started,
                 )  # fmt: skip
+            if report is not None:
+                report = _named(squeeze, report, told)
         return shared(squeeze, report)
 
 
@@ -194,6 +203,27 @@ def _fit_collected(
     return result
 
 
+def _task_of(squeeze: Squeeze, output: str, task: str | None) -> str | None:
+    """The task as the fit sees it: two sides are two classes."""
+    if output not in squeeze.binary:
+        return task
+    if task not in (None, BINARY, "classification"):
+        raise InputError(f"output '{output}' is read as a decision (task='binary'), not task='{task}': attach again")
+    return "classification"
+
+
+def _named(squeeze: Squeeze, report: FitReport, told: bool) -> FitReport:
+    """The report with its task as users name it, and what has to be said of an output of one value."""
+    if report.output in squeeze.binary:
+        report.task = squeeze.fit_info["task"] = BINARY
+    elif report.output in squeeze.single and not told:
+        report.notes.append(
+            f"'{report.output}' has one value: the class map shows what raises it; if it is a decision, yes above 0, "
+            "task='binary' (--task binary) shows the evidence for the side decided for"
+        )
+    return report
+
+
 def _check(squeeze: Squeeze, objective: str, train: str, task: str | None, agreement: float, hold_out: float) -> None:
     if objective not in ("faithful", "task"):
         raise InputError(f"unknown objective '{objective}'; expected 'faithful' (no labels) or 'task' (labels)")
@@ -207,8 +237,8 @@ def _check(squeeze: Squeeze, objective: str, train: str, task: str | None, agree
         raise InputError(
             f"train='{train}' changes the model, which 'observe' promises not to do: attach(..., apply='gate')"
         )
-    if task not in (None, "classification", "multi-label", "regression"):
-        raise InputError(f"unknown task '{task}'; expected classification, multi-label or regression")
+    if task not in (None, BINARY, "classification", "multi-label", "regression"):
+        raise InputError(f"unknown task '{task}'; expected classification, binary, multi-label or regression")
     if not 0 < hold_out < 1 or not 0 < agreement <= 1:
         raise InputError(f"hold_out and agreement are shares: got hold_out={hold_out}, agreement={agreement}")
 

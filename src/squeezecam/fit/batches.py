@@ -10,6 +10,8 @@ from torch import Tensor
 
 from squeezecam import loading, tree
 from squeezecam.errors import FitError, InputError
+from squeezecam.module import Squeeze
+from squeezecam.sides import as_classes
 
 Pick = Callable[[Any], Any]
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
@@ -58,6 +60,12 @@ def label_tensor(labels: Any, output: str) -> Tensor:
     if not tree.leaves(tensor):
         raise FitError("labels could not be made a tensor")
     return tensor
+
+
+def labels_of(squeeze: Squeeze, labels: Any, output: str) -> Tensor:
+    """The same for an output of ``squeeze``: class indices where that is read as two sides."""
+    tensor = label_tensor(labels, output)
+    return as_classes(tensor) if output in squeeze.binary else tensor
 
 
 def guess_task(values: Tensor, labels: Tensor | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from squeezecam import tree
 from squeezecam.block import squeeze_positions
 from squeezecam.errors import FitError
 from squeezecam.fit.evidence import Evidence
@@ -33,6 +34,7 @@ class Cache:
         runner: runs the head on what is cached.
         grids: sizes of the grid on which a squeezed vector is laid out for the head; None in map mode.
         evidence: what read-outs are fitted on, for outputs whose head is no known form.
+        beside: inputs of the model that its head needs beside the map, each ``(M, ...)``, as ``runner.per_sample``.
 
     """
 
@@ -46,6 +48,7 @@ class Cache:
     evidence: Evidence
     skipped: int = 0
     left_out: int = 0
+    beside: list[Tensor] = field(default_factory=list)
 
     @property
     def mode(self) -> str:
@@ -57,13 +60,18 @@ class Cache:
 
     def head(self, squeeze: Squeeze, output: str, index: Tensor, factors: dict[str, Tensor] | None = None) -> Tensor:
         """The output for the samples in ``index``, their channels scaled by ``factors`` ``{stream: (n, C)}``."""
-        return squeeze.select(self.runner.run(self.raws(squeeze, index, factors), len(index)), output)
+        return squeeze.select(self.run(self.raws(squeeze, index, factors), index), output)
 
-    def head_on(self, squeeze: Squeeze, output: str, vectors: dict[str, Tensor]) -> Tensor:
-        """The output for any squeezed vectors ``{stream: (n, C)}``, where vectors are enough."""
+    def head_on(self, squeeze: Squeeze, output: str, vectors: dict[str, Tensor], index: Tensor) -> Tensor:
+        """The output for any squeezed vectors ``{stream: (n, C)}``, where vectors are enough; ``index (n,)`` are the
+        samples whose other inputs go with them.
+        """
         assert self.grids is not None
-        count = len(next(iter(vectors.values())))
-        return squeeze.select(self.runner.run(lay_out(squeeze, vectors, self.grids), count), output)
+        return squeeze.select(self.run(lay_out(squeeze, vectors, self.grids), index), output)
+
+    def run(self, raws: dict[str, Tensor], index: Tensor) -> Any:
+        """What the model returns for tensors at the places, with the other inputs of the samples in ``index``."""
+        return self.runner.run(raws, len(index), [tensor[index] for tensor in self.beside])
 
     def whole(self, squeeze: Squeeze, stream: str, index: Tensor) -> Tensor:
         """The cached maps of the samples in ``index``, with all their frames where those are folded into the batch."""
@@ -101,12 +109,20 @@ def lay_out(squeeze: Squeeze, vectors: dict[str, Tensor], grids: dict[str, tuple
 def try_head(
     squeeze: Squeeze, given: Any, seen: Seen, output: str
 ) -> tuple[HeadRunner, dict[str, tuple[int, ...]] | None]:
-    """A way to run the head that reproduces the output, and the grids on which vectors do (None: maps are needed)."""
+    """A way to run the head that reproduces the output, and the grids on which vectors do (None: maps are needed).
+
+    Inputs that go past the map are held fixed. Which these are is known from the data flow; where that is not the whole
+    story (a length that is read as a number, say), more are held, in the end all.
+
+    Raises:
+        FitError: the model does not give its own output again.
+
+    """
     size, raws, values = seen.size, seen.raws, seen.values
     with evaluating(squeeze):
         dtypes = {stream: raw.dtype for stream, raw in raws.items()}
-        for skip in (True, False):
-            runner = HeadRunner(squeeze, given, skip=skip, dtypes=dtypes)
+        for keep, skip in _attempts(squeeze, given, output):
+            runner = HeadRunner(squeeze, given, skip=skip, dtypes=dtypes, keep=keep)
             if not runner.reproduces(raws, values, output):
                 continue
             if squeeze.per_frame or any(
@@ -126,7 +142,24 @@ def try_head(
                     return runner, grids
             return runner, None
     raise FitError(
-        "the part of the model after the map could not be run on its own: its output depends on something beside "
+        f"the model gave another output '{output}' when it was run again on the same inputs and the same map at the "
         + ", ".join(place.describe() for place in squeeze.places.values())
-        + "; try another site, or objective='task' with train='all'"
+        + ": a fit needs a model that repeats itself in evaluation mode; switch off what is drawn at random in its "
+        "forward, or kept there from call to call"
     )
+
+
+def _attempts(squeeze: Squeeze, given: Any, output: str) -> list[tuple[list[tree.Path], bool]]:
+    """Inputs to hold fixed and whether to leave out what comes before the map, the cheapest first."""
+    every = [path for path, _ in tree.leaves(tree.as_call(given))]
+    shown = list(squeeze.input_paths.values())
+    needed = {name: squeeze.beside.get(name, []) for name in squeeze.outputs}
+    # what other outputs need too, for their read-outs: but not the picture for the sake of one from an earlier map
+    others = [path for paths in needed.values() for path in paths if path not in shown]
+    held = [path for path in every if path in needed[output] or path in others]
+    found: list[tuple[list[tree.Path], bool]] = []
+    for keep in (held, [path for path in every if path not in shown or path in held], every):
+        tried = [known for known, _ in found]
+        if keep not in tried:
+            found += [(keep, True), (keep, False)]
+    return found

@@ -72,7 +72,10 @@ def collect(
         if tried is None and seen is not None and seen.size:
             tried = try_head(squeeze, seen.given if bool(seen.good.all()) else _finite(seen), seen, output)
             if folder is not None:
-                store = Shards(folder, _settings(squeeze, reader, seen, output, windows, tried[1], seed), dtype)
+                settings = _settings(squeeze, reader, seen, output, windows, tried[1], seed)
+                held_fixed = [tree.show(path) for path in tried[0].per_sample]
+                settings |= {"inputs beside the map": held_fixed} if held_fixed else {}
+                store = Shards(folder, settings, dtype)
                 done |= store.done
                 for part in parts:  # what came before had nothing finite in it
                     if part.number not in done:
@@ -90,15 +93,16 @@ def collect(
             else:
                 store.add(empty)
             continue
-        part = part_of(squeeze, seen, number, whole=tried[1] is None, windows=windows, seed=seed)
+        beside = tried[0].per_sample
+        part = part_of(squeeze, seen, number, whole=tried[1] is None, windows=windows, seed=seed, beside=beside)
         advance(part.size + part.skipped)
         if part.size and first is None:
             first = part
-        if first is not None and part.size and (seen.values.ndim > 2 or tried[1] is None):
+        if first is not None and part.size and (seen.values.ndim > 2 or tried[1] is None or beside):
             _check_lengths(part, first)
         if store is not None:
             store.add(part)
-        elif tried[1] is None and held > MAPS_LIMIT:
+        elif (tried[1] is None or beside) and held > MAPS_LIMIT:
             left_out += part.size
         else:
             held += part.bytes
@@ -197,7 +201,8 @@ def _assembled(
     values = joined("values")
     assert values is not None
     labels = joined("labels") if labelled else None
-    return Cache(squeezed, windows, maps, values, labels, runner, grids, evidence, skipped, left_out)
+    beside = [rows for i in range(len(runner.per_sample)) if (rows := joined(f"beside.{i}")) is not None]
+    return Cache(squeezed, windows, maps, values, labels, runner, grids, evidence, skipped, left_out, beside)
 
 
 def _settings(
@@ -229,7 +234,8 @@ def _settings(
 
 def _check_lengths(part: Part, first: Part) -> None:
     def shapes(given: Part) -> dict[str, tuple[int, ...]]:
-        return {n: tuple(t.shape[1:]) for n, t in given.tensors.items() if n == "values" or n.startswith("maps.")}
+        kinds = ("maps.", "beside.")
+        return {n: tuple(t.shape[1:]) for n, t in given.tensors.items() if n == "values" or n.startswith(kinds)}
 
     found, wanted = shapes(part), shapes(first)
     if found != wanted:

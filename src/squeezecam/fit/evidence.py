@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from squeezecam.fit.cache import Cache
 
 CHUNK = 64
+ALIKE = 0.02
+"""How far an output may be from the one that was collected, as a share of it: maps are kept in half precision."""
 
 
 @dataclass
@@ -86,11 +88,15 @@ def read_out(squeeze: Squeeze, cache: Cache, held: Tensor, *, gated: bool) -> tu
         gated: whether gates that were trained stand in the path, so that the read-out has to hold for gated features.
 
     """
-    factors = answers = None
+    factors, answers, said_before = None, {}, []
     if gated and cache.evidence.answers:
         factors = {s: squeeze.block(s).gates(z) / IDENTITY_GATE for s, z in cache.squeezed.items()}
+        for name in _not_of_the_map(squeeze, cache):
+            del cache.evidence.answers[name]
+            said_before.append(f"no class read-out of '{name}': it depends on more than the map that the fit kept")
         answers = _answers(squeeze, cache, factors)
-    found, notes = fit_readouts(squeeze, cache.evidence, held, factors, answers or {})
+    found, notes = fit_readouts(squeeze, cache.evidence, held, factors, answers)
+    notes = said_before + notes
     squeeze.set_readouts(found)
     said = {
         readout.output: {"r2": readout.r2, "pools": {stream: readout[stream].pool for stream in readout}}
@@ -99,13 +105,27 @@ def read_out(squeeze: Squeeze, cache: Cache, held: Tensor, *, gated: bool) -> tu
     return said, notes
 
 
+def _not_of_the_map(squeeze: Squeeze, cache: Cache) -> list[str]:
+    """Outputs that the head, run on what is cached, does not give: one that is made of an earlier map, say."""
+    index = torch.arange(min(CHUNK, len(cache)))
+    with evaluating(squeeze):
+        result = cache.run(cache.raws(squeeze, index), index)
+    found = []
+    for name, kept in cache.evidence.answers.items():
+        given = torch.cat([part[: len(index)] for part in kept[: len(index)]])[: len(index)]
+        again = squeeze.select(result, name).float()
+        if float((again - given).abs().amax()) > ALIKE * float(given.abs().amax()):
+            found.append(name)
+    return found
+
+
 def _answers(squeeze: Squeeze, cache: Cache, factors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model says with its channels scaled by ``factors``, for every output that needs a read-out."""
     parts: dict[str, list[Tensor]] = {name: [] for name in cache.evidence.answers}
     with evaluating(squeeze):
         for chunk in torch.arange(len(cache)).split(CHUNK):
             raws = cache.raws(squeeze, chunk, {s: f[chunk] for s, f in factors.items()})
-            result = cache.runner.run(raws, len(chunk))
+            result = cache.run(raws, chunk)
             for name, kept in parts.items():
                 kept.append(squeeze.select(result, name))
     return {name: torch.cat(kept) for name, kept in parts.items()}

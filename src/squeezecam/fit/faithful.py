@@ -135,6 +135,8 @@ def readout(
     if head is not None and head.pool == "mean" and head.kind in ("linear", "conv"):
         weight = head.matrix(squeeze.model).detach().float()
         bias = head.offsets(squeeze.model).detach().float()
+        if head.columns is not None:  # what goes past the map, as it usually is
+            bias = (unlinked(values, head.link) - vectors @ weight.T).mean(0)
     else:
         joined = ridge(torch.cat(list(vectors_of.values()), 1), values)[0].float()
         weights = joined.split([z.shape[1] for z in vectors_of.values()], 1)
@@ -146,6 +148,13 @@ def readout(
     if task == "classification":
         return weight - weight.mean(0), bias - bias.mean()
     return weight, bias
+
+
+def unlinked(values: Tensor, link: str) -> Tensor:
+    """The logits ``(M, K)`` that ``values`` were made of; of a softmax up to what is the same for all classes."""
+    if link == "softmax":
+        return values.clamp_min(torch.finfo(values.dtype).tiny).log()
+    return torch.logit(values, torch.finfo(values.dtype).eps) if link == "sigmoid" else values
 
 
 def contrasts(squeeze: Squeeze, cache: Cache, stream: str, output: str, task: str) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.block import squeeze_positions
-from squeezecam.fit.batches import Pick, label_tensor, split
+from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.evidence import Evidence
 from squeezecam.frames import batch_axis, squeeze_stream
 from squeezecam.module import Squeeze
@@ -32,7 +32,7 @@ class Part:
         skipped: samples that are not.
         tensors: by name, each with the samples along its first axis (frames folded into the batch together with their
             sample): ``values``, ``labels``, ``squeezed.STREAM``, ``windows.STREAM`` (n, windows, C), ``maps.STREAM``,
-            ``vectors.STREAM`` and ``answers.OUTPUT`` for read-outs.
+            ``vectors.STREAM`` and ``answers.OUTPUT`` for read-outs, ``beside.NUMBER`` for inputs that go past the map.
 
     """
 
@@ -81,7 +81,7 @@ def see(
     good = values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
     for vector in vectors.values():
         good &= vector.isfinite().flatten(1).all(1)
-    known = None if found is None else label_tensor(found, output).to(device)
+    known = None if found is None else labels_of(squeeze, found, output).to(device)
     if not bool(good.all()):  # frames folded into the batch go with their sample
         raws = {s: _only(raw, good, batch_axis(squeeze.places[s].layout)) for s, raw in raws.items()}
         features, vectors = ({s: u[good] for s, u in part.items()} for part in (features, vectors))
@@ -95,8 +95,19 @@ def _only(raw: Tensor, good: Tensor, axis: int) -> Tensor:
     return raw.index_select(axis, rows)
 
 
-def part_of(squeeze: Squeeze, seen: Seen, number: int, *, whole: bool, windows: int, seed: int) -> Part:
-    """What is kept of a batch: ``whole`` maps in half precision, or vectors pooled over ``windows`` random windows."""
+def part_of(
+    squeeze: Squeeze,
+    seen: Seen,
+    number: int,
+    *,
+    whole: bool,
+    windows: int,
+    seed: int,
+    beside: Sequence[tree.Path] = (),
+) -> Part:
+    """What is kept of a batch: ``whole`` maps in half precision, or vectors pooled over ``windows`` random windows, and
+    the inputs ``beside`` the map.
+    """
     part = Part(number, seen.size, int((~seen.good).sum()))
     if not seen.size:
         return part
@@ -111,6 +122,8 @@ def part_of(squeeze: Squeeze, seen: Seen, number: int, *, whole: bool, windows: 
             kept[f"maps.{stream}"] = raw.half().movedim(batch_axis(squeeze.places[stream].layout), 0)
         elif windows:
             kept[f"windows.{stream}"] = random_windows(seen.features[stream], windows, generator).transpose(0, 1)
+    for place, path in enumerate(beside):
+        kept[f"beside.{place}"] = tree.get(tree.as_call(seen.given), path)[seen.good]
     evidence = Evidence.of(squeeze)
     evidence.add(squeeze, seen.features, seen.result, seen.good)
     kept.update({f"vectors.{stream}": found[0] for stream, found in evidence.vectors.items()})

@@ -35,7 +35,7 @@ def influence(squeeze: Squeeze, cache: Cache, output: str, fitting: Tensor) -> d
         raws = {s: raw.detach().clone().requires_grad_(True) for s, raw in cache.raws(squeeze, chunk).items()}
         # A recurrent layer on a GPU gives no gradient in evaluation mode unless cuDNN is left out.
         with torch.enable_grad(), evaluating(squeeze), torch.backends.cudnn.flags(enabled=False):
-            values = squeeze.select(cache.runner.run(raws, len(chunk)), output).float()
+            values = squeeze.select(cache.run(raws, chunk), output).float()
             gradients = torch.autograd.grad(_margin(values).sum(), list(raws.values()), allow_unused=True)
         decided = _decided(values.detach(), usual)
         for (stream, raw), gradient in zip(raws.items(), gradients, strict=True):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import FitError
-from squeezecam.fit.batches import Pick, label_tensor, split
+from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.cache import Cache
 from squeezecam.module import Squeeze
-from squeezecam.tap import evaluating
+from squeezecam.tap import evaluating, tapped
 
 BATCH = 64
 
@@ -36,7 +36,11 @@ def task_loss(values: Tensor, labels: Tensor, task: str) -> Tensor:
 
 
 def head_parameters(squeeze: Squeeze, cache: Cache, output: str) -> dict[str, nn.Parameter]:
-    """Parameters of the model that stand after the map: those that a gradient reaches when only the head runs."""
+    """Parameters of the model that stand after the map: those that a gradient reaches when only the head runs.
+
+    Where an input goes past the map, a gradient may reach layers through it that the map is made by as well. These stay
+    as they are, or the cached features would no longer be those of the model.
+    """
     named = {name: p for name, p in squeeze.model.named_parameters() if p.is_floating_point()}
     flags = {name: p.requires_grad for name, p in named.items()}
     try:
@@ -45,10 +49,27 @@ def head_parameters(squeeze: Squeeze, cache: Cache, output: str) -> dict[str, nn
         with torch.enable_grad(), evaluating(squeeze):
             values = cache.head(squeeze, output, torch.arange(min(2, len(cache))))
             grads = torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
+            before = _making_the_map(squeeze, cache, named) if cache.beside else set()
     finally:
         for name, p in named.items():
             p.requires_grad_(flags[name])
-    return {name: named[name] for (name, grad) in zip(named, grads, strict=True) if grad is not None}
+    return {
+        name: named[name] for (name, grad) in zip(named, grads, strict=True) if grad is not None and name not in before
+    }
+
+
+def _making_the_map(squeeze: Squeeze, cache: Cache, named: dict[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that the maps at the places are made by."""
+    raws: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> None:
+        raws.append(tensor.clone())  # what follows may write into it
+
+    with tapped(squeeze.model, squeeze.places, dict.fromkeys(squeeze.places, keep)):
+        squeeze.model(*cache.runner.args, **cache.runner.kwargs)
+    total = torch.stack([raw.float().sum() for raw in raws]).sum()
+    grads = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return {name for name, grad in zip(named, grads, strict=True) if grad is not None}
 
 
 def train_cached(
@@ -122,7 +143,7 @@ def train_all(
                 raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
             args, kwargs = tree.as_call(tree.to_device(given, device))
             values = squeeze.select(squeeze(*args, **kwargs), output)
-            yield task_loss(values, label_tensor(found, output).to(device), task)
+            yield task_loss(values, labels_of(squeeze, found, output).to(device), task)
 
     def step() -> None:
         squeeze.train()

@@ -157,7 +157,7 @@ def gated_windows(squeeze: Squeeze, cache: Cache, output: str, index: Tensor, st
             for stream, z in cache.windows.items():
                 gates = torch.sigmoid(strength * squeeze.block(stream).logits(z[chunk]))
                 vectors[stream] = z[chunk] * (gates / IDENTITY_GATE)
-            parts.append(cache.head_on(squeeze, output, vectors))
+            parts.append(cache.head_on(squeeze, output, vectors, chunk % len(cache)))
     return torch.cat(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,21 +27,51 @@ class HeadRunner:
         skip: leave out the module calls before the map. Without, the whole model runs on placeholders, slower and more
             surely.
         dtypes: ``{stream: dtype}`` of the model's own tensors at the places, where float32 may be handed in.
+        keep: inputs, as paths in ``(args, kwargs)``, that are needed as they are beside the features; None: those that
+            go past the places (``squeeze.beside`` of ``output``). Placeholders stand for all others.
+        output: name of the output whose inputs these are; None: the default one.
 
     """
 
     def __init__(
-        self, squeeze: Squeeze, inputs: Any, *, skip: bool = True, dtypes: dict[str, torch.dtype] | None = None
+        self,
+        squeeze: Squeeze,
+        inputs: Any,
+        *,
+        skip: bool = True,
+        dtypes: dict[str, torch.dtype] | None = None,
+        keep: Sequence[tree.Path] | None = None,
+        output: str | None = None,
     ) -> None:
         self.squeeze = squeeze
         self.args, self.kwargs = tree.as_call(inputs)
         self.batch = tree.batch_size(self.args, self.kwargs)
         self.skip = skip and bool(squeeze.upstream)
         self.dtypes = dtypes or {}
+        self.keep = squeeze.beside.get(squeeze.output_name(output), []) if keep is None else list(keep)
 
-    def run(self, raws: dict[str, Tensor], batch: int) -> Any:
-        """The model's output for tensors at the places, in the layout of the place and with ``batch`` samples."""
-        args, kwargs = self._placeholders(batch)
+    @property
+    def per_sample(self) -> list[tree.Path]:
+        """The inputs of ``keep`` that have a row for each sample; the others are the same in all batches."""
+        call = (self.args, self.kwargs)
+        kept = {path: tree.get(call, path) for path in self.keep}
+        return [path for path, tensor in kept.items() if tensor.ndim and len(tensor) == self.batch]
+
+    def rows(self, index: Tensor) -> list[Tensor]:
+        """The inputs of ``per_sample`` for the samples in ``index`` of the batch that the runner was made with."""
+        found = [tree.get((self.args, self.kwargs), path) for path in self.per_sample]
+        return [tensor[index.to(tensor.device)] for tensor in found]
+
+    def run(self, raws: dict[str, Tensor], batch: int, beside: Sequence[Tensor] | None = None) -> Any:
+        """The model's output for tensors at the places, in the layout of the place and with ``batch`` samples.
+
+        ``beside`` are the inputs of ``per_sample`` for these samples; None: they are those of the runner's own batch.
+        """
+        if beside is None and self.per_sample:
+            if batch != self.batch:
+                raise ValueError(f"{batch} samples, and the inputs beside the map of {self.batch}: give beside=...")
+            beside = self.rows(torch.arange(batch))
+        args, kwargs = self._placeholders(batch, beside or [])
         raws = {stream: raw.to(self.dtypes.get(stream, raw.dtype)) for stream, raw in raws.items()}
         handlers: dict[str, Handler] = {stream: (lambda _, raw=raw: raw) for stream, raw in raws.items()}  # type: ignore[misc]
         with self._skipping(batch), tapped(self.squeeze.model, self.squeeze.places, handlers):
@@ -63,9 +93,14 @@ class HeadRunner:
         scale = expected.abs().amax().clamp_min(1e-6)
         return bool((got - expected).abs().amax() <= tolerance * scale)
 
-    def _placeholders(self, batch: int) -> tuple[Any, Any]:
+    def _placeholders(self, batch: int, beside: Sequence[Tensor]) -> tuple[Any, Any]:
         call = (self.args, self.kwargs)
+        own = dict(zip(self.per_sample, beside, strict=True))
         for path, tensor in tree.leaves(call):
+            if path in own:
+                call = tree.replace(call, path, own[path])
+            if path in self.keep:
+                continue
             shape = list(tensor.shape)
             if shape and shape[0] == self.batch:
                 shape[0] = batch

@@ -73,7 +73,7 @@ class Front(nn.Module):
         keep: dict[str, Handler] = {self.stream: lambda tensor: seen.append(tensor.detach().clone())}
         with torch.no_grad(), tapped(self.squeeze.model, {self.stream: self.place}, keep):
             values = self.squeeze.select(self.squeeze.model(*args, **kwargs), self.output)
-        runner = HeadRunner(self.squeeze, args if args else kwargs)
+        runner = HeadRunner(self.squeeze, args if args else kwargs, output=self.output)
         if runner.reproduces({self.stream: seen[0]}, values, self.output):
             self.runner = runner
 

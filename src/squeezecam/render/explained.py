@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from squeezecam.errors import InputError
+from squeezecam.sides import heat_of_value
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,12 +121,13 @@ def arrays(one: Explanation) -> dict[str, Any]:
 
 
 def caption(explanation: Explanation, index: int) -> str:
-    """``class 3 · 98.2%``, or the value itself, for one sample; nothing where there are several targets."""
+    """``class 3 · 98.2%``, or the value itself and what heat says of it; nothing where there are several targets."""
     if explanation.scores is None:
         return ""
     scores = explanation.scores[index].detach().float()
     if scores.ndim == 0 or scores.numel() == 1:
-        return f"{float(scores.reshape(-1)[0]):.4g}"
+        heat = heat_of_value(explanation.method)
+        return f"{float(scores.reshape(-1)[0]):.4g}" + (f" ({heat})" if heat else "")
     if explanation.target is None or explanation.target.ndim != 1 or scores.ndim != 1:
         return ""
     target = int(explanation.target[index])

@@ -25,7 +25,7 @@ class Runs:
         layouts = [squeeze.places[stream].layout for stream in seen]
         self.packable = not any(axis.before or axis.after for layout in layouts for axis in layout.axes)
         self.own = {s: self._own_factors(seen[s]) for s in seen}
-        self.runner = HeadRunner(squeeze, inputs)
+        self.runner = HeadRunner(squeeze, inputs, output=output)
         self.alone = self.packable and self.runner.reproduces(self._raws(self.own, {}), values, output)
 
     def _own_factors(self, seen: Capture) -> Tensor:
