@@ -3,10 +3,10 @@
 The class map says how much each position of the last feature map adds to a class. It says little about where a mask on
 the *picture* should begin and end: a position sees far beyond its cell, and runner-up classes share most of the
 evidence. The refiner learns that difference once, without labels, from what the frozen model answers to masked pictures
-(:mod:`squeezecam.fit.refining`). Beside the evidence it sees the model's last map that is finer, where it has one: what
-the features of the block's map say beyond the evidence is soon known by heart. Explaining stays one forward pass
-without gradients. Ours; learned masks go back to Dabkowski and Gal, NeurIPS 2017, arXiv 1705.07857. Figures and
-controls are in ``docs/evidence.md``.
+(:mod:`squeezecam.fit.refining`). Beside the evidence it sees a few directions of the features, of those of the model's
+last finer map where it has one, and what both are on average: how much of a picture has to be shown differs from
+picture to picture. Explaining stays one forward pass without gradients. Ours; learned masks go back to Dabkowski and
+Gal, NeurIPS 2017, arXiv 1705.07857. Figures and controls are in ``docs/evidence.md``.
 """
 
 from __future__ import annotations
@@ -54,20 +54,18 @@ class Evidence:
 
 
 class Refiner(nn.Module):
-    """Evidence of one stream and what it looks at beside it to a mask in (0, 1) on a grid ``factor`` times finer.
-
-    It looks at the features of a finer map of the model; of a model without one, at those of the block's map.
+    """Features and evidence of one stream to a mask in (0, 1) on a grid ``factor`` times finer.
 
     At the start the mask is the evidence itself: the mean of the positive class map and of the positive contrast with
     the runner-up classes, each over its maximum. What is learned is how much of the two, and slope and correction of
-    the logit. Few directions of what it looks at come in, and half of them are left out at random while learning: a
+    the logit. Few of the features' directions come in, and a good part of them is left out at random while learning: a
     thousand pictures are soon known by heart. Where it is used, the mask leans on the class map.
 
     Args:
         output: name of the output whose classes are explained.
         channels: C of the features.
         finer: C' of the features of the finer map, or 0: there is none.
-        width: channels that what it looks at is projected to.
+        width: channels that the features are projected to; those of the finer map to half of it.
         hidden: channels of the convolutions.
         factor: how much finer than the native grid the mask is.
 
@@ -75,37 +73,47 @@ class Refiner(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    finer_mean: Tensor
+    finer_scale: Tensor
 
     def __init__(
-        self, output: str, channels: int, finer: int = 0, *, width: int = 12, hidden: int = 32, factor: int = 2
+        self, output: str, channels: int, finer: int = 0, *, width: int = 16, hidden: int = 32, factor: int = 2
     ) -> None:
         super().__init__()
         self.output, self.channels, self.finer = output, channels, finer
         self.width, self.hidden, self.factor = width, hidden, factor
-        looks_at = finer or channels
-        self.project = nn.Conv2d(looks_at, width, 1)
-        self.drop = nn.Dropout2d(0.5)
-        self.correct = Correction(width + MAPS + NUMBERS, hidden)
+        self.project = nn.Conv2d(channels, width, 1)
+        self.project_finer = nn.Conv2d(finer, width // 2, 1) if finer else None
+        self.drop = nn.Dropout2d(0.3)
+        seen = width + width // 2 if finer else width
+        self.correct = Correction(MAPS + NUMBERS + 2 * seen, hidden)
         self.slope = nn.Parameter(torch.ones(()))
         self.balance = nn.Parameter(torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(looks_at))
-        self.register_buffer("scale", torch.ones(looks_at))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("finer_mean", torch.zeros(finer))
+        self.register_buffer("finer_scale", torch.ones(finer))
 
-    def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over mean and standard deviation ``(C,)`` or ``(C',)`` in the data of what it looks at."""
-        self.mean.copy_(mean)
-        self.scale.copy_(1 / deviation.clamp_min(1e-6))
+    def standardise(self, features: tuple[Tensor, Tensor], finer: tuple[Tensor, Tensor] | None = None) -> None:
+        """Take over mean and standard deviation in the data, ``(C,)`` each, and of the finer features ``(C',)``."""
+        self.mean.copy_(features[0])
+        self.scale.copy_(1 / features[1].clamp_min(1e-6))
+        if finer is not None:
+            self.finer_mean.copy_(finer[0])
+            self.finer_scale.copy_(1 / finer[1].clamp_min(1e-6))
 
     def forward(self, features: Tensor, evidence: Evidence, finer: Tensor | None = None) -> Tensor:
         """Mask ``(N, f H, f W)`` from features ``(N, C, H, W)``, the evidence for a class in them, and the features of
         the finer map ``(N, C', H', W')``.
         """
-        if (finer is None) != (self.finer == 0):
-            raise ValueError(f"this refiner looks at a finer map of {self.finer} channels (0: at none)")
         size = (features.shape[2] * self.factor, features.shape[3] * self.factor)
-        seen = self.drop(self.project(self.standard(features if finer is None else finer)))
-        parts = (self.known(features, evidence), seen)
-        fine = torch.cat([F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts], 1)
+        seen = [self.drop(self.project(_standard(features, self.mean, self.scale)))]
+        if self.project_finer is not None:
+            if finer is None:
+                raise ValueError(f"this refiner looks at a finer map of {self.finer} channels, and none was given")
+            seen.append(self.drop(self.project_finer(_standard(finer, self.finer_mean, self.finer_scale))))
+        average = [part.mean((2, 3), keepdim=True).expand(-1, -1, *size) for part in seen]
+        fine = torch.cat([*(_enlarged(part, size) for part in (self.known(features, evidence), *seen)), *average], 1)
         share = torch.sigmoid(self.balance)
         full, contrast = fine[:, 0].relu(), fine[:, 1].relu()
         start = share * full + (1 - share) * contrast
@@ -116,10 +124,6 @@ class Refiner(nn.Module):
         # The loss is pleased by a bright spot in an empty corner, which makes all else, and so the area, smaller.
         held = torch.minimum(mask, torch.sigmoid(known + REACH))
         return held * (1 - LEANING + LEANING * heatmap.over_maximum(full))
-
-    def standard(self, features: Tensor) -> Tensor:
-        """What it looks at with mean 0 and deviation 1 in the data that was fitted on."""
-        return (features - self.mean.view(1, -1, 1, 1)) * self.scale.view(1, -1, 1, 1)
 
     def known(self, features: Tensor, evidence: Evidence) -> Tensor:
         """``(N, MAPS + NUMBERS, H, W)``: class map, contrast, principal component and energy, each over its maximum;
@@ -206,3 +210,12 @@ def settings(refiner: Refiner) -> dict[str, int]:
         "channels": refiner.channels, "finer": refiner.finer, "width": refiner.width, "hidden": refiner.hidden,
         "factor": refiner.factor,
     }  # fmt: skip
+
+
+def _standard(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Features with mean 0 and deviation 1 in the data that was fitted on."""
+    return (features - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -50,7 +50,7 @@ def fit(
         bool,
         typer.Option("--locate", help="also fit a locator (method 'focus'), for coarse maps such as 7x7: minutes"),
     ] = False,
-    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 30,
+    epochs: Annotated[int, typer.Option("--refine-epochs", min=1, help="passes over the pictures for --refine")] = 40,
     output: o.Output = None,
     task: Annotated[
         str | None,

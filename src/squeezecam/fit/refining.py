@@ -43,10 +43,10 @@ def refine(
     *,
     inputs: Pick | None = None,
     output: str | None = None,
-    epochs: int = 30,
+    epochs: int = 40,
     lr: float = 2e-3,
     hold_out: float = 0.05,
-    width: int = 12,
+    width: int = 16,
     hidden: int = 32,
     factor: int = 2,
     decay: float = 0.2,
@@ -134,8 +134,8 @@ class _Fitting:
         self.samples = self.held = 0
 
     def look(self, batches: Iterable[Any], held: int) -> None:
-        """Mean and deviation over a few batches of what the refiner looks at, and how many samples are held out."""
-        seen, sums, squares = 0, None, None
+        """Mean and deviation of the features over a few batches, and how many samples are held out."""
+        moments, finer_moments = _Moments(), _Moments()
         for number, batch in enumerate(batches):
             if number == held + LOOKED_AT:
                 break
@@ -147,14 +147,10 @@ class _Fitting:
                 continue
             with torch.no_grad():
                 _, features, finer = self.pictures.seen(call)
-            flat = (features if finer is None else finer).transpose(0, 1).flatten(1).double()
-            sums = flat.sum(1) if sums is None else sums + flat.sum(1)
-            squares = flat.square().sum(1) if squares is None else squares + flat.square().sum(1)
-            seen += flat.shape[1]
-        assert sums is not None
-        assert squares is not None
-        mean = sums / seen
-        self.refiner.standardise(mean, (squares / seen - mean.square()).clamp_min(0).sqrt())
+            moments.add(features)
+            if finer is not None:
+                finer_moments.add(finer)
+        self.refiner.standardise(moments.found(), finer_moments.found() if self.refiner.finer else None)
 
     def validate(self, batches: Iterable[Any], held: int) -> dict[str, float]:
         """Means over the first ``held`` batches."""
@@ -185,3 +181,22 @@ class _Fitting:
 
 def _after(batches: Iterable[Any], skip: int) -> Iterator[Any]:
     return (batch for number, batch in enumerate(batches) if number >= skip)
+
+
+class _Moments:
+    """Mean and deviation of each channel, batch by batch."""
+
+    def __init__(self) -> None:
+        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Features ``(N, C, H, W)``."""
+        flat = features.transpose(0, 1).flatten(1).double()
+        self.count += flat.shape[1]
+        self.total = self.total.to(flat) + flat.sum(1)
+        self.squares = self.squares.to(flat) + flat.square().sum(1)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Both, ``(C,)``."""
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp_min(0).sqrt()
