@@ -17,6 +17,7 @@ from squeezecam.change import FEWEST, spread_by_change
 from squeezecam.errors import InputError
 from squeezecam.frames import time_axis
 from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
+from squeezecam.origin import FIT, LOCATE, REFINE
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
 from squeezecam.status import Doubts, Lines, doubts_about
@@ -180,9 +181,7 @@ def explain(
                 sizes = map_size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
-        status = _status(
-            squeeze, raws, kept, values, targets, chosen, name, fitted, ignored=target is not None and method is None
-        )
+        status = _status(squeeze, raws, kept, values, targets, chosen, name, fitted, asked=target is not None)
 
     def out(value: dict[str, Any], maps: bool = False) -> Any:
         value = {stream: tensor[:, 0] for stream, tensor in value.items()} if maps and not several else value
@@ -241,7 +240,7 @@ def _status(
     output: str,
     fitted: bool,
     *,
-    ignored: bool,
+    asked: bool,
 ) -> Doubts:
     of_class = chosen.aggregate == "class"
     absent = [stream for stream in squeeze.places if stream not in raws]
@@ -253,10 +252,27 @@ def _status(
         shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
         always.append(f"block not fitted: {shown}")
     always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
-    if ignored and not chosen.of_class:  # a class was asked for, and no method that knows classes was to be had
-        always.append(
-            "the map is the same for every class: the classification layer is of no known form, and there is no "
-            "read-out (squeeze.fit makes one)"
-        )
+    if asked and not chosen.of_class:  # a class was asked for, of a map that knows none
+        always.append(f"the map is the same for every class: {_why_no_class(squeeze, chosen, output)}")
     gated = fitted and chosen.score == "gate"
-    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always)
+    moved = squeeze.origins.moved(squeeze, _fitted_parts(squeeze, chosen, output, fitted))
+    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
+
+
+def _fitted_parts(squeeze: Squeeze, chosen: Method, output: str, fitted: bool) -> list[str]:
+    """What of that which was fitted the map is made by."""
+    by_gates = fitted and not chosen.of_class
+    by_readout = chosen.of_class and isinstance(squeeze.evidence(output), ReadoutHead)
+    by_locator = chosen.aggregate == "focus" and squeeze.locator(output) is not None
+    used = {FIT: by_gates or by_readout, REFINE: chosen.needs_refiner, LOCATE: by_locator}
+    return [what for what, is_used in used.items() if is_used]
+
+
+def _why_no_class(squeeze: Squeeze, chosen: Method, output: str) -> str:
+    """Why a map says nothing about the class that was asked for, and what would."""
+    if squeeze.evidence(output) is None:
+        return (
+            "the classification layer is of no known form, and there is no read-out (squeeze.fit makes one for "
+            "method='class')"
+        )
+    return f"'{chosen.name.partition(',')[0]}' knows no classes, method='class' shows the one that is asked for"

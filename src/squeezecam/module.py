@@ -21,6 +21,7 @@ from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
 from squeezecam.locator import Locator
+from squeezecam.origin import Origins
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
 from squeezecam.tap import Handler, evaluating, register, tapped
@@ -79,6 +80,7 @@ class Squeeze(nn.Module):
         self.example_batch = 1
         self.positional = 1
         self.fit_info: dict[str, Any] = {}
+        self.origins = Origins()
         self.candidates: list[Candidate] = []
         self.classifiers: dict[str, str | None] = {}
         self._readouts = nn.ModuleList()

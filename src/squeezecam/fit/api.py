@@ -24,6 +24,7 @@ from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
 from squeezecam.module import Squeeze
+from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
 
@@ -96,9 +97,11 @@ def fit(
         if train == "all" and cache is not None:
             raise InputError("train='all' changes the features, so that they cannot be kept: leave cache=... out")
         if train == "all":
-            return _fit_all(
+            whole = _fit_all(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
+            squeeze.origins.mark(squeeze, FIT)
+            return whole
         with bar.task("features", _length(batches)) as advance:
             collected = collect(
                 squeeze,
@@ -121,7 +124,9 @@ def fit(
                     agreement=agreement, hold_out=hold_out, epochs=epochs, patience=patience, lr=lr, seed=seed,
                     bar=bar, started=started,
                 )  # fmt: skip
-        return shared(squeeze, report)
+        report = shared(squeeze, report)
+        squeeze.origins.mark(squeeze, FIT)
+        return report
 
 
 def _fit_collected(

@@ -16,6 +16,7 @@ from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
+from squeezecam.origin import REFINE
 from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import Refiner, refined_map
 from squeezecam.tap import evaluating
@@ -119,6 +120,7 @@ def refine(
     optimiser.zero_grad()
     refiner.load_state_dict(state)
     squeeze.set_refiner(refiner)
+    squeeze.origins.mark(squeeze, REFINE)
     return RefineReport(
         name, samples, fitting.held, epochs, best_epoch, round(time.perf_counter() - started, 1), before, best,
         history, seed,
