@@ -342,6 +342,26 @@ def test_indexing_slicing_and_iteration():
         explained[3]
 
 
+def test_shown_are_the_facts_and_no_tensors():
+    model, x = ConvNet(), example()
+    squeeze = attached(model, x)
+    x[1] = torch.nan
+    assert repr(squeeze.explain(x)).splitlines() == [
+        "Explanation of 3 samples",
+        "  method: published",
+        "  heatmap: 14 x 18, on the native grid 7 x 9",
+        f"  target: class {', '.join(str(t) for t in squeeze.explain(x).target.tolist())}",
+        f"  status: 2 ok; 1 {squeeze.explain(x).status[1]}",
+    ]
+    several = repr(squeeze.explain(x[:1], method="class", target=[[2, 4]]))
+    assert "Explanation of 1 sample\n" in several
+    assert "target: class 2, 4\n" in several
+    assert "heatmap: 2 x 14 x 18" in several
+    many = repr(squeeze.explain(torch.cat([x] * 9), target=1))
+    assert "target: class 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, and 17 more" in many
+    assert len(many.splitlines()) == 5
+
+
 def test_explanations_compare_by_identity():
     model, x = ConvNet(), example()
     explained = attached(model, x).explain(x)

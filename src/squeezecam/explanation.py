@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from squeezecam.module import Capture, Squeeze
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Explanation:
     """Heatmaps of a batch, with everything they were made of.
 
@@ -56,7 +56,19 @@ class Explanation:
     status: Lines = Lines()  # noqa: RUF009
     target: Tensor | None = None
     scores: Tensor | None = None
-    pictures: Tensor | dict[str, Tensor] | None = field(default=None, repr=False)
+    pictures: Tensor | dict[str, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        """What a notebook or a debugger shows: no tensors, but what they are."""
+        heat = self.heatmap if isinstance(self.heatmap, dict) else {"heatmap": self.heatmap}
+        raw = self.raw if isinstance(self.raw, dict) else {"heatmap": self.raw}
+        lines = [f"Explanation of {len(self)} sample{'s' if len(self) != 1 else ''}", f"method: {self.method}"]
+        lines += [f"{name}: {_size(maps)}, on the native grid {_size(raw[name])}" for name, maps in heat.items()]
+        if self.target is not None:
+            lines.append(f"target: class {_few([str(one).strip('[]') for one in self.target.tolist()])}")
+        counted = {status: self.status.count(status) for status in dict.fromkeys(self.status)}
+        lines.append(f"status: {_few([f'{count} {said}' for said, count in counted.items()], '; ', most=4) or 'none'}")
+        return "\n  ".join(lines)
 
     def __len__(self) -> int:
         return len(tree.leaves(self.heatmap)[0][1])  # not that of the status, for which a device has to be done
@@ -106,6 +118,15 @@ class Explanation:
         from squeezecam.render.explained import save
 
         return save(self, folder, pictures, **options)
+
+
+def _size(maps: Tensor) -> str:
+    return " x ".join(str(length) for length in maps.shape[1:]) or "one value"
+
+
+def _few(words: list[str], between: str = ", ", most: int = 10) -> str:
+    """The first of them, and how many more there are."""
+    return between.join(words[:most]) + (f"{between}and {len(words) - most} more" if len(words) > most else "")
 
 
 def explain(
