@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import squeezecam
-from conftest import ConvNet, Planted
+from conftest import ConvNet, Planted, leave_identity
 from squeezecam import InputError, Squeeze
 from squeezecam.evaluation import choose_columns
 from squeezecam.evaluation.columns import COLUMNS, DEFAULT, passes
@@ -366,6 +366,25 @@ def test_compare_gives_maps_times_and_a_picture(tmp_path: Path) -> None:
     path = found.save(tmp_path / "c.png", pictures=pictures)
     with Image.open(path) as sheet:
         assert sheet.width > 4 * 150
+
+
+def test_doubts_about_maps_stand_beside_their_figures() -> None:
+    x = torch.rand(5, 2, 24, 24)
+    x[1] = torch.nan
+    squeeze = squeezecam.attach(ConvNet(), x[:1])
+    options: dict[str, Any] = {"metrics": "map_area", "target": [1] * 5, "batch_size": 2, "progress": False}
+    found = squeezecam.evaluate(squeeze, x, ["published", "class", "grad-cam"], **options)
+    unfitted = "block not fitted: its gates select nothing, fit it first"
+    doubts = found.doubts()
+    assert doubts["published"][unfitted] == 4
+    assert sum(doubts["published"].values()) == 5  # that of the NaN says more
+    assert sum(doubts["class"].values()) == 1
+    assert "not finite" in next(iter(doubts["class"]))
+    assert list(doubts) == ["published", "class"]
+    assert f"in doubt: published: {unfitted} (4 of 5 images)" in str(found)
+    assert found.as_dict()["doubts"] == doubts
+    leave_identity(squeeze)
+    assert squeezecam.evaluate(squeeze, x[2:], ["published", "class"], **options | {"target": [1] * 3}).doubts() == {}
 
 
 def test_compare_default_begins_with_the_default_method() -> None:

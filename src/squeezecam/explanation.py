@@ -20,7 +20,7 @@ from squeezecam.methods import Method, default_method, frame_maps, native_maps, 
 from squeezecam.origin import FIT, LOCATE, REFINE
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
-from squeezecam.status import Doubts, Lines, doubts_about
+from squeezecam.status import NO_FIT_NEEDED, Doubts, Lines, doubts_about
 from squeezecam.tap import evaluating
 from squeezecam.targets import Target, class_targets
 
@@ -270,8 +270,11 @@ def _status(
         doubt = evidence.doubt()
         always += [doubt] if doubt is not None else []
     elif not fitted and (of_class or chosen.score != "class"):
-        shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
-        always.append(f"block not fitted: {shown}")
+        always.append(
+            f"{NO_FIT_NEEDED}, which needs no fit, is shown"
+            if of_class
+            else "block not fitted: its gates select nothing, fit it first"
+        )
     always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
     if asked and not chosen.of_class:  # a class was asked for, of a map that knows none
         always.append(f"the map is the same for every class: {_why_no_class(squeeze, chosen, output)}")

@@ -10,6 +10,8 @@ from torch import Tensor
 from squeezecam.origin import Moved
 from squeezecam.vector import FALLBACK_SHARE, Kept
 
+# True of every map without an adapter and no doubt about any: said once below a figure, not as a warning on each.
+NO_FIT_NEEDED = "block not fitted: the class map"
 _CAUSE = "(NaN or infinity in the input or the weights)"
 
 
@@ -127,6 +129,11 @@ def _blank(blanks: list[bool], targets: list[int], of_class: bool) -> str:
         return "no position speaks for this class: the map is blank"
     classes = ", ".join(str(t) for t, blank in zip(targets, blanks, strict=True) if blank)
     return f"no position speaks for class {classes}: that map is blank"
+
+
+def notice_of(status: str) -> str:
+    """The part of a status that is a doubt about the map; empty where there is none."""
+    return "; ".join(part for part in status.split("; ") if part != "ok" and not part.startswith(NO_FIT_NEEDED))
 
 
 class Lines:

@@ -75,6 +75,7 @@ def fit(
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, apply=apply
     )
+    o.say_assumed(loaded)
     failures = failing()
     with bar("fitting", len(sources)) as done:
         report = fit_pictures(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from squeezecam.commands.pictures import Failures, prepare, stacked
 from squeezecam.data.geometry import Geometry
 from squeezecam.evaluation.comparing import Comparison, compare
+from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
 from squeezecam.files import output_folder, write_json, write_picture
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.models.loaded import LoadedModel
@@ -25,12 +26,13 @@ ROWS = 12
 
 @dataclass
 class Compared:
-    """What was written, and the times per method."""
+    """What was written, the times per method, and what is doubtful about the maps, in words."""
 
     folder: Path
     times: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     forward: float = float("nan")
+    doubts: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
 
@@ -70,7 +72,10 @@ def compare_pictures(
             continue
         found += comparisons
         whole = _joined(comparisons)
-        sheet = whole.plot(pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side")
+        sheet = whole.plot(
+            pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side",
+            notice="\n".join(loaded.cautions()),
+        )  # fmt: skip
         number = start // ROWS + 1
         name = "comparison.png" if number == 1 else f"comparison_{number}.png"
         result.written.append(write_picture(result.folder / name, sheet))
@@ -82,7 +87,12 @@ def compare_pictures(
              "forwards": statistics.median(r["forwards"] for r in rows)}
             for rows in zip(*times, strict=True)
         ]  # fmt: skip
-        record = {**about, "forward_seconds": result.forward, "methods": result.times, "pictures": result.pictures,
+        doubts = counted(c.doubts for c in found)
+        labels_of = {m.name: m.label for m in found[0].methods}
+        noun = "picture" if len(found) == 1 else "pictures"
+        result.doubts = in_words(doubts, labels_of, len(found), noun)
+        record = {**about, "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
+                  "pictures": result.pictures,
                   "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip
         result.written.append(write_json(result.folder / "comparison.json", record))
     return result
@@ -99,6 +109,7 @@ def _numbers(one: Comparison) -> dict[str, Any]:
         "confidence": float(one.confidence[0]),
         "forward_seconds": float(one.forward[0]),
         "seconds": {m.name: float(one.seconds[m.name][0]) for m in one.methods},
+        "doubts": {name: lines[0] for name, lines in one.doubts.items()},
     }
 
 
@@ -115,4 +126,5 @@ def _joined(parts: Sequence[Comparison]) -> Comparison:
         torch.cat([p.target for p in parts]),
         torch.cat([p.confidence for p in parts]),
         torch.cat([p.pictures for p in parts]),
+        joined_doubts([p.doubts for p in parts], [len(p) for p in parts]),
     )

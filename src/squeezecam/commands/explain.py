@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam import processes
-from squeezecam.commands.drawing import NO_FIT_NEEDED, Words, figures, notice_of, scale_of, small
+from squeezecam.commands.drawing import Words, figures, scale_of, small
 from squeezecam.commands.pictures import Failures, Prepared, batches, stacked
 from squeezecam.commands.place import RESULTS, SHEET, keep_apart, stems, working_in
 from squeezecam.commands.predictions import prediction
@@ -25,6 +25,7 @@ from squeezecam.module import Squeeze
 from squeezecam.render.explained import SHEET_LIMIT, arrays
 from squeezecam.render.figure import contact_sheet
 from squeezecam.render.scale import Scale
+from squeezecam.status import NO_FIT_NEEDED, notice_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,6 +138,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.geometry = Geometry(self.loaded.preprocess)
         self.output = self.squeeze.output_name(self.options.output)
+        self._caution = "; ".join(self.loaded.cautions())
 
     def explained(self, prepared: list[Prepared]) -> Iterator[tuple[Prepared, Explanation]]:
         """Each picture with its explanation; where the model fails on a batch, its pictures are tried one by one."""
@@ -217,7 +219,9 @@ class _Run:
             words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]
             words += [f"{left} more are not shown" if left > 0 else ""]
             footer = " · ".join(word for word in words if word)
-            sheet = contact_sheet(list(self.tiles.values()), title=count, footer=footer, scale=scale)
+            sheet = contact_sheet(
+                list(self.tiles.values()), title=count, notice=self._caution, footer=footer, scale=scale
+            )
             self._keep(write_picture(outcome.folder / SHEET, sheet))
         record = {
             **self.about,
@@ -259,7 +263,7 @@ class _Run:
         footer = f"{name} · {self.loaded.name} · method: {explanation.method} · {share:.0%} of channels kept"
         if NO_FIT_NEEDED in status:
             footer += " · no fitted block, none is needed"
-        return _Done(one.source, seen.box, Words(name, found.title(), notice_of(status), footer), row)
+        return _Done(one.source, seen.box, Words(name, found.title(), notice_of(status), footer, self._caution), row)
 
     def _other_output(self, method: str) -> str:
         """A doubt where gates that were fitted for one output are shown as the explanation of another."""

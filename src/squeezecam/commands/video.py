@@ -50,6 +50,7 @@ class VideoOptions:
     detector: str | None = None
     save_tracks: Path | None = None
     other_sound: Path | None = None
+    random: bool = False
 
 
 @dataclass
@@ -134,14 +135,17 @@ def explain_clip(
                 info, out, paint,
                 lambda i: (found[i].title(), f"{times[i]:.2f} s · frame {i + 1} of {len(times)}"),
                 np.array(times), [Series(_name(found, options), curve, limits)],
-                footer=f"{loaded.name} · {method}", scale=scale, side_by_side=options.side_by_side,
+                footer=f"{loaded.in_short()} · {method}", scale=scale, side_by_side=options.side_by_side,
                 sound=options.sound, advance=advance, booked=booked,
             )  # fmt: skip
         pictures = []
         if options.figures is not None and kept:
             series = Series(_name(found, options), curve, limits)
             drawn = {i: (pixels, spool[i], found[i].title()) for i, pixels in kept.items()}
-            pictures = _figures(options.figures, drawn, np.array(times), series, f"{loaded.name} · {method}", seen.box)
+            pictures = _figures(
+                options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box
+            )
+    notes += loaded.cautions()
     notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
     rows = [
         {
