@@ -63,6 +63,7 @@ def slow(): return Net(seconds=0.15), pixels
 def picky(): return Net(fail=ValueError("too dark\\nto see")), pixels
 def interrupted(): return Net(fail=KeyboardInterrupt()), pixels
 def each_standardised(): return Net(), standardised
+def flipped(): return Net(), lambda picture: pixels(picture).flip(2)
 def bare(): return Net()
 def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3)), pixels
 def raises(): raise RuntimeError("no weights\\nto be found")
@@ -242,6 +243,34 @@ def test_without_an_adapter_the_class_map_is_shown_and_said_to_be_it(run: Run, p
     row = results(tmp_path / "out")["results"][0]
     assert row["method"] == "class"
     assert "not fitted" in row["status"]
+
+
+def test_a_mirrored_preprocessing_has_its_maps_turned_back(
+    run: Run, photo: Path, models: Path, tmp_path: Path, drawn: list[str]
+) -> None:
+    plain = np.asarray(scene())
+    Image.fromarray(plain[:, ::-1]).save(tmp_path / "in" / "turned.png")
+    words = "the model sees the picture mirrored left to right"
+    for scale in ("per sample", "shared"):
+        assert run("explain", photo, "--model", f"{models}:net", "--scale", scale, "--out", "a").code == 0
+        assert words not in " ".join(drawn)
+        ran = run("explain", tmp_path / "in" / "turned.png", "--model", f"{models}:flipped", "--scale", scale, "--out",
+                  "b")  # fmt: skip
+        assert "doubt" not in ran.out
+        assert words in " ".join(drawn)
+        drawn.clear()
+        one, other = pixels_of(tmp_path / "a" / "photo.overlay.png"), pixels_of(tmp_path / "b" / "turned.overlay.png")
+        assert np.abs(one.astype(int) - other[:, ::-1]).max() <= 2  # the same picture, seen in a mirror
+    (row,) = results(tmp_path / "b")["results"]
+    assert row["seen_mirrored"] == [True, False]
+    assert row["seen_box"] == [0, 0, 80, 60]
+    methods = ["--methods", "class", "--out"]
+    assert run("compare", photo, "--model", f"{models}:net", *methods, "c").code == 0
+    assert run("compare", tmp_path / "in" / "turned.png", "--model", f"{models}:flipped", *methods, "d").code == 0
+    one, other = (pixels_of(tmp_path / name / "comparison.png") for name in "cd")
+    tile = np.s_[84:252, 308:476]  # the picture with its map
+    assert one[tile].std() > 30
+    assert np.abs(one[tile].astype(int) - other[tile][:, ::-1]).mean() < 1
 
 
 def test_random_weights_are_said_on_every_picture(run: Run, photo: Path, tmp_path: Path, drawn: list[str]) -> None:

@@ -326,6 +326,13 @@ def test_boxes_in_the_frame_of_the_network() -> None:
     assert found.tolist() == [[0, 0, 100, 100], [25, 25, 75, 50], [0, 10, 10, 30]]
 
 
+def test_boxes_and_masks_in_a_mirrored_frame() -> None:
+    boxes = in_frame([(1, 2, 4, 6)], (0, 0, 10, 10), 20, 10, (True, False))
+    assert boxes.tolist() == [[12, 2, 18, 6]]
+    assert in_frame([(1, 2, 4, 6)], (0, 0, 10, 10), 20, 10, (False, True)).tolist() == [[2, 4, 8, 8]]
+    assert in_frame([(-5, 0, 4, 20)], (0, 0, 10, 10), 10, 10, (True, True)).tolist() == [[6, 0, 10, 10]]
+
+
 def test_boxes_file(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text("file,x0,y0,x1,y1,hard\na.png,1,2,3,4,0\na.png,5,6,7,8,1\nsub/b.png,0,0,9.5,9,0\nc,1,1,2,2,yes\n")

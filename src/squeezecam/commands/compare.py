@@ -62,9 +62,11 @@ def compare_pictures(
             one = prepare(loaded, source, failures)
             if one is not None:
                 compared = compare(squeeze, stacked(loaded, [one]), methods, target=target, output=output, seed=seed)
+                seen = geometry.seen(one.picture.size)
+                compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
                 comparisons.append(compared)
                 pictures.append(one.picture)
-                boxes.append(geometry.seen(one.picture.size).box)
+                boxes.append(seen.box)
                 labels.append(_label(compared, loaded.labels, squeeze.output_name(output)))
                 result.pictures.append({"file": source.label, "label": labels[-1], **_numbers(compared)})
             done(1)

@@ -119,6 +119,7 @@ def explain_clip(
             notes.append(
                 f"maps are laid over the whole frame: where the preprocessing looks is not known ({seen.reason})"
             )
+        notes += [f"{words}: the maps are turned back"] if (words := seen.mirrored_words()) else []
         scale = spool.scale(options.scale)
         painter = Painter(info.size, spool.shape[-2:], scale, seen.box)  # type: ignore[arg-type]
         curve, limits = _curve(found)
@@ -128,7 +129,7 @@ def explain_clip(
         def paint(frame: Frame) -> Any:
             if options.figures is not None and frame.index in chosen:
                 kept[frame.index] = frame.pixels
-            return painter(frame.pixels, spool[frame.index])
+            return painter(frame.pixels, seen.upright(spool[frame.index]))
 
         with bar("drawing", len(times)) as advance:
             notes += draw_clip(
@@ -141,7 +142,7 @@ def explain_clip(
         pictures = []
         if options.figures is not None and kept:
             series = Series(_name(found, options), curve, limits)
-            drawn = {i: (pixels, spool[i], found[i].title()) for i, pixels in kept.items()}
+            drawn = {i: (pixels, seen.upright(spool[i]), found[i].title()) for i, pixels in kept.items()}
             pictures = _figures(
                 options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box
             )
