@@ -116,7 +116,7 @@ def explain_speakers(
         if options.figures is not None:
             from squeezecam.commands.speaker_figures import write_figures
 
-            written += write_figures(options.figures, store, faces, table, method)
+            written += write_figures(options.figures, store, faces, table, method, store.maps.scale(options.scale))
     outcome.written += written
     return outcome
 

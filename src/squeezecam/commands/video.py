@@ -20,6 +20,7 @@ from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
+from squeezecam.render.scale import Scale
 from squeezecam.video.drawing import Seconds, draw_clip, rows_csv
 from squeezecam.video.paint import Painter
 from squeezecam.video.progress import Advance
@@ -144,7 +145,7 @@ def explain_clip(
             series = Series(_name(found, options), curve, limits)
             drawn = {i: (pixels, seen.upright(spool[i]), found[i].title()) for i, pixels in kept.items()}
             pictures = _figures(
-                options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box
+                options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box, scale
             )
     notes += loaded.cautions()
     notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
@@ -161,16 +162,22 @@ def explain_clip(
 
 
 def _figures(
-    folder: Path, shown: dict[int, tuple[Any, Any, str]], times: Any, series: Series, title: str, box: Any
+    folder: Path,
+    shown: dict[int, tuple[Any, Any, str]],
+    times: Any,
+    series: Series,
+    title: str,
+    box: Any,
+    scale: Scale,
 ) -> list[Path]:
-    """Frames in a row with their maps, and the score over the clip."""
+    """Frames in a row with their maps, on the scale of the clip itself, and the score over the clip."""
     from squeezecam.files import write_picture
     from squeezecam.video.figures import curves, frame_strip
 
     target = output_folder(folder)
     words = [f"{times[i]:.2f} s · {said}" for i, (_, _, said) in shown.items()]
     pixels, maps = [one[0] for one in shown.values()], [one[1] for one in shown.values()]
-    strip = frame_strip(pixels, maps, captions=words, title=title, box=box)
+    strip = frame_strip(pixels, maps, captions=words, title=title, box=box, scale=scale)
     return [
         write_picture(target / "frames.png", strip),
         write_picture(target / "moments.png", curves(times, [("", [series])], title=title)),
