@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.pictures import Failures, prepare, stacked
+from squeezecam.commands.predictions import legible
 from squeezecam.data.geometry import Geometry
 from squeezecam.evaluation.comparing import Comparison, compare
 from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
@@ -102,7 +103,7 @@ def compare_pictures(
 
 def _label(one: Comparison, labels: Labels | None, output: str) -> str:
     target = int(one.target[0])
-    return f"{label_of(labels, target, output)} · {float(one.confidence[0]):.1%}"
+    return f"{legible(label_of(labels, target, output), target)} · {float(one.confidence[0]):.1%}"
 
 
 def _numbers(one: Comparison) -> dict[str, Any]:
