@@ -218,7 +218,9 @@ def explain(
         status=status,
         target=targets if targets is None or several else targets[:, 0],
         scores=values,
-        pictures=_pictures(squeeze, inputs, list(captures)),
+        pictures=_pictures(
+            squeeze, inputs, list(captures), clip=not several and next(iter(heatmaps.values())).ndim == 5
+        ),
     )
 
 
@@ -232,11 +234,14 @@ def _over_time(squeeze: Squeeze, captures: dict[str, Capture], values: Tensor) -
     )
 
 
-def _pictures(squeeze: Squeeze, inputs: Any, streams: list[str]) -> Tensor | dict[str, Tensor] | None:
-    """The input itself where it is a batch of pictures, kept for drawing; of several streams that of each."""
+def _pictures(squeeze: Squeeze, inputs: Any, streams: list[str], *, clip: bool) -> Tensor | dict[str, Tensor] | None:
+    """The input itself where it is a batch of pictures or clips, kept for drawing; of several streams that of each."""
     if len(squeeze.places) > 1:
         found = {stream: _input_of(squeeze, stream, inputs) for stream in streams}
         return {stream: tensor for stream, tensor in found.items() if tensor is not None} or None
+    if clip:
+        found_clip = _input_of(squeeze, streams[0], inputs)
+        return found_clip if found_clip is not None and found_clip.ndim in (4, 5) else None
     for _, tensor in tree.leaves(tree.as_call(inputs)):
         if tensor.ndim == 4 and tensor.shape[1] in (1, 3):
             return tensor.detach()
