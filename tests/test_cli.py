@@ -74,6 +74,8 @@ def slow(): return Net(seconds=0.15), pixels
 def picky(): return Net(fail=ValueError("too dark\\nto see")), pixels
 def interrupted(): return Net(fail=KeyboardInterrupt()), pixels
 def each_standardised(): return Net(), standardised
+def flipped(): return Net(), lambda picture: pixels(picture).flip(2)
+def bare(): return Net()
 def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3)), pixels
 def raises(): raise RuntimeError("no weights\\nto be found")
 def with_nan():
@@ -146,6 +148,22 @@ def results(folder: Path) -> dict[str, Any]:
 def left_behind(folder: Path) -> list[str]:
     """Temporary files, of ours or of a trial whether the folder can be written to."""
     return [path.name for path in folder.rglob(".*")]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every line of text that is drawn on a picture."""
+    from squeezecam.render import text
+
+    lines: list[str] = []
+    real = text.draw_text
+
+    def record(draw: Any, xy: Any, line: str, *rest: Any) -> None:
+        lines.append(line)
+        real(draw, xy, line, *rest)
+
+    monkeypatch.setattr(text, "draw_text", record)
+    return lines
 
 
 def pixels_of(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -236,6 +254,91 @@ def test_without_an_adapter_the_class_map_is_shown_and_said_to_be_it(run: Run, p
     row = results(tmp_path / "out")["results"][0]
     assert row["method"] == "class"
     assert "not fitted" in row["status"]
+
+
+def test_a_mirrored_preprocessing_has_its_maps_turned_back(
+    run: Run, photo: Path, models: Path, tmp_path: Path, drawn: list[str]
+) -> None:
+    plain = np.asarray(scene())
+    Image.fromarray(plain[:, ::-1]).save(tmp_path / "in" / "turned.png")
+    words = "the model sees the picture mirrored left to right"
+    for scale in ("per sample", "shared"):
+        assert run("explain", photo, "--model", f"{models}:net", "--scale", scale, "--out", "a").code == 0
+        assert words not in " ".join(drawn)
+        ran = run("explain", tmp_path / "in" / "turned.png", "--model", f"{models}:flipped", "--scale", scale, "--out",
+                  "b")  # fmt: skip
+        assert "doubt" not in ran.out
+        assert words in " ".join(drawn)
+        drawn.clear()
+        one, other = pixels_of(tmp_path / "a" / "photo.overlay.png"), pixels_of(tmp_path / "b" / "turned.overlay.png")
+        assert np.abs(one.astype(int) - other[:, ::-1]).max() <= 2  # the same picture, seen in a mirror
+    (row,) = results(tmp_path / "b")["results"]
+    assert row["seen_mirrored"] == [True, False]
+    assert row["seen_box"] == [0, 0, 80, 60]
+    methods = ["--methods", "class", "--out"]
+    assert run("compare", photo, "--model", f"{models}:net", *methods, "c").code == 0
+    assert run("compare", tmp_path / "in" / "turned.png", "--model", f"{models}:flipped", *methods, "d").code == 0
+    one, other = (pixels_of(tmp_path / name / "comparison.png") for name in "cd")
+    tile = np.s_[84:252, 308:476]  # the picture with its map
+    assert one[tile].std() > 30
+    assert np.abs(one[tile].astype(int) - other[tile][:, ::-1]).mean() < 1
+
+
+def test_random_weights_are_said_on_every_picture(run: Run, photo: Path, tmp_path: Path, drawn: list[str]) -> None:
+    assert run("explain", photo, "--random", "--out", "a").code == 0
+    assert " ".join(drawn).count("random weights: predictions and maps mean nothing") == 2  # the panel and the sheet
+    assert results(tmp_path / "a")["cautions"] == ["random weights: predictions and maps mean nothing"]
+    drawn.clear()
+    assert run("compare", photo, "--random", "--methods", "class", "--out", "b").code == 0
+    assert "random weights: predictions and maps mean nothing" in " ".join(drawn)
+    drawn.clear()
+    assert run("explain", photo, "--out", "c").code == 0
+    assert run("compare", photo, "--methods", "class", "--out", "d").code == 0
+    assert not any("random" in line for line in drawn)
+
+
+def test_a_preprocessing_that_is_a_guess_is_said_on_the_terminal_and_on_every_picture(
+    run: Run, photo: Path, models: Path, tmp_path: Path, drawn: list[str]
+) -> None:
+    said, words = "nothing says how pictures are preprocessed for bare", "preprocessing assumed: RGB, squashed to"
+    ran = run("explain", photo, "--model", f"{models}:bare", "--out", "a")
+    assert said in ran.lines[0]
+    assert "return (model, preprocess)" in ran.lines[0]
+    assert " ".join(drawn).count(words) == 2
+    assert results(tmp_path / "a")["cautions"][0].startswith(words)
+    drawn.clear()
+    ran = run("compare", photo, "--model", f"{models}:bare", "--methods", "class", "--out", "b")
+    assert said in ran.err
+    assert words in " ".join(drawn)
+    evaluated = run("evaluate", "--data", photo, "--model", f"{models}:bare", "--methods", "class", "--metrics",
+                    "map_area", "--out", "c")  # fmt: skip
+    assert said in evaluated.err
+    assert f"caution: {words}" in evaluated.out
+    assert said in run("fit", "--images", photo, "--model", f"{models}:bare", "--out", "d").err
+    drawn.clear()
+    ran = run("explain", photo, "--model", f"{models}:net", "--out", "e")
+    assert ran.err == ""
+    assert not any("assumed" in line for line in drawn)
+
+
+def test_methods_side_by_side_say_which_block_is_not_fitted(
+    run: Run, photo: Path, pictures: Path, models: Path, tmp_path: Path, drawn: list[str]
+) -> None:
+    model, said = f"{models}:net", "block not fitted: its gates select nothing"
+    methods = ["--methods", "published,contribution,class,all-channel-mean"]
+    ran = run("compare", pictures, "--model", model, *methods, "--out", "a")
+    line = f"published, contribution: {said}, fit it first (all 12 pictures)"
+    assert f"in doubt: {line}" in ran.out
+    assert line in " ".join(drawn)
+    found = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    assert found["doubts"] == {name: {f"{said}, fit it first": 12} for name in ("published", "contribution")}
+    assert list(found["pictures"][0]["doubts"]) == ["published", "contribution"]
+    assert run("fit", "--images", pictures, "--model", model, "--out", "net.safetensors").code == 0
+    drawn.clear()
+    ran = run("compare", photo, "--model", model, "--adapter", "net.safetensors", *methods, "--target", 2, "--out", "b")
+    assert "in doubt" not in ran.out  # also not that a map is the same for every class: it always is
+    assert not any("not fitted" in line or "every class" in line for line in drawn)
+    assert json.loads((tmp_path / "b" / "comparison.json").read_text())["doubts"] == {}
 
 
 def test_json_is_the_only_thing_on_standard_output(run: Run, photo: Path, tmp_path: Path) -> None:

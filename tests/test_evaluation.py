@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import squeezecam
-from conftest import ConvNet, Planted
+from conftest import ConvNet, Planted, leave_identity
 from squeezecam import InputError, Squeeze
 from squeezecam.evaluation import choose_columns
 from squeezecam.evaluation.columns import COLUMNS, DEFAULT, passes
@@ -326,6 +326,13 @@ def test_boxes_in_the_frame_of_the_network() -> None:
     assert found.tolist() == [[0, 0, 100, 100], [25, 25, 75, 50], [0, 10, 10, 30]]
 
 
+def test_boxes_and_masks_in_a_mirrored_frame() -> None:
+    boxes = in_frame([(1, 2, 4, 6)], (0, 0, 10, 10), 20, 10, (True, False))
+    assert boxes.tolist() == [[12, 2, 18, 6]]
+    assert in_frame([(1, 2, 4, 6)], (0, 0, 10, 10), 20, 10, (False, True)).tolist() == [[2, 4, 8, 8]]
+    assert in_frame([(-5, 0, 4, 20)], (0, 0, 10, 10), 10, 10, (True, True)).tolist() == [[6, 0, 10, 10]]
+
+
 def test_boxes_file(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text("file,x0,y0,x1,y1,hard\na.png,1,2,3,4,0\na.png,5,6,7,8,1\nsub/b.png,0,0,9.5,9,0\nc,1,1,2,2,yes\n")
@@ -366,6 +373,25 @@ def test_compare_gives_maps_times_and_a_picture(tmp_path: Path) -> None:
     path = found.save(tmp_path / "c.png", pictures=pictures)
     with Image.open(path) as sheet:
         assert sheet.width > 4 * 150
+
+
+def test_doubts_about_maps_stand_beside_their_figures() -> None:
+    x = torch.rand(5, 2, 24, 24)
+    x[1] = torch.nan
+    squeeze = squeezecam.attach(ConvNet(), x[:1])
+    options: dict[str, Any] = {"metrics": "map_area", "target": [1] * 5, "batch_size": 2, "progress": False}
+    found = squeezecam.evaluate(squeeze, x, ["published", "class", "grad-cam"], **options)
+    unfitted = "block not fitted: its gates select nothing, fit it first"
+    doubts = found.doubts()
+    assert doubts["published"][unfitted] == 4
+    assert sum(doubts["published"].values()) == 5  # that of the NaN says more
+    assert sum(doubts["class"].values()) == 1
+    assert "not finite" in next(iter(doubts["class"]))
+    assert list(doubts) == ["published", "class"]
+    assert f"in doubt: published: {unfitted} (4 of 5 images)" in str(found)
+    assert found.as_dict()["doubts"] == doubts
+    leave_identity(squeeze)
+    assert squeezecam.evaluate(squeeze, x[2:], ["published", "class"], **options | {"target": [1] * 3}).doubts() == {}
 
 
 def test_compare_default_begins_with_the_default_method() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from squeezecam.errors import InputError
+import squeezecam
+from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.explanation import Explanation
 from squeezecam.render.explained import as_pictures, caption, overlays, save, sheet
 from squeezecam.render.overlay import overlay
@@ -147,3 +149,109 @@ def test_a_sheet_of_very_many_says_how_many_are_not_shown(monkeypatch: pytest.Mo
     many, all_shown = sheet(explained, pictures), sheet(explained[:2], pictures[:2])
     assert many.size == all_shown.size
     assert not np.array_equal(np.asarray(many), np.asarray(all_shown))  # the line below the tiles
+
+
+# Clips
+
+
+def clips(frames: int = 6, **given: object) -> Explanation:
+    """Two clips of 12 x 16 pixels; the map is hot in one corner of the first half, or of the second."""
+    heat = torch.zeros(2, frames, 12, 16)
+    heat[0, : frames // 2, :6, :8] = 1
+    heat[1, frames // 2 :, 6:, 8:] = 2
+    raw = torch.zeros(2, 2, 2, 2)
+    raw[0, 0, 0, 0], raw[1, 1, 1, 1] = 1, 2
+    values = torch.tensor([[2.0, 0.0, -1.0]]).expand(2, 3)
+    fields: dict[str, object] = {"heatmap": heat, "raw": raw, "scores": values, "output": values,
+                                 "pictures": torch.rand(2, 3, frames, 12, 16)}  # fmt: skip
+    return explanation(2, **(fields | given))  # type: ignore[arg-type]
+
+
+def reddest(strip: Image.Image, count: int) -> list[float]:
+    """How coloured each of ``count`` frames in a row is."""
+    pixels = np.asarray(strip).astype(float)[16:150]
+    parts = np.array_split(pixels[:, 16:-16], count, axis=1)
+    return [float((part[..., 0] - part[..., 1]).clip(0).mean()) for part in parts]
+
+
+def test_a_clip_is_saved_as_frames_in_a_row(tmp_path: Path) -> None:
+    explained = clips()
+    written = save(explained, tmp_path)
+    assert {path.name for path in written} == {"000.npz", "000.png", "001.npz", "001.png", "sheet.png"}
+    gray = overlays(explained, torch.full((2, 3, 6, 12, 16), 90, dtype=torch.uint8))
+    early, late = (reddest(strip, 6) for strip in gray)
+    assert max(early[3:]) < min(early[:3])
+    assert max(late[:3]) < min(late[3:])
+    assert gray[0].width > 6 * 140
+    plotted = explained.plot()
+    assert plotted.width >= gray[0].width
+    assert plotted.height > 2 * gray[0].height
+    assert len(explained[1].overlay()) == 1
+
+
+@pytest.mark.parametrize("form", ["frames first", "gray", "array", "PIL", "arrays"])
+def test_clips_in_any_form_are_the_same_clip(form: str) -> None:
+    values = torch.randint(0, 256, (2, 1, 6, 12, 16), dtype=torch.uint8).expand(2, 3, 6, 12, 16)
+    rgb = values.permute(0, 2, 3, 4, 1).numpy()
+    given: object = {
+        "frames first": values.transpose(1, 2),
+        "gray": values[:, 0],
+        "array": values.numpy(),
+        "PIL": [[Image.fromarray(frame) for frame in clip] for clip in rgb],
+        "arrays": [list(clip) for clip in rgb],
+    }[form]
+    for one, other in zip(overlays(clips(), given), overlays(clips(), values), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_clips_that_cannot_be_drawn_are_told(tmp_path: Path) -> None:
+    with pytest.warns(SqueezeWarning, match=r"without pictures.*\(2, 6, 12, 16\).*1 or 3 colours"):
+        written = save(clips(pictures=torch.rand(2, 2, 6, 12, 16)), tmp_path)
+    assert {path.name for path in written} == {"000.npz", "001.npz"}
+    for given, said in (
+        (torch.rand(3, 3, 6, 12, 16), "3 clips for 2"),
+        (torch.rand(2, 2, 6, 12, 16), "1 or 3 colours"),
+        ([[np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]] * 2, "frames of one size"),
+        ([[], []], "of none"),
+    ):
+        with pytest.raises(InputError, match=said):
+            save(clips(), tmp_path / "no", given)
+    with pytest.raises(InputError, match="no batch of clips"):
+        clips(pictures=None).plot()
+    with pytest.raises(InputError, match="not one picture per sample"):  # several targets look alike, and are not one
+        overlays(clips(target=torch.zeros(2, 6, dtype=torch.long), pictures=torch.rand(2, 3, 12, 16)))
+
+
+class Recurrent(nn.Module):
+    """Frames one by one through convolutions, then a recurrent layer over their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU())
+        self.rnn = nn.LSTM(8, 8, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.features(x.flatten(0, 1)).mean((2, 3)).unflatten(0, x.shape[:2])
+        return self.fc(self.rnn(maps)[0][:, -1])
+
+
+class Spatial(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv3d(3, 8, 3, (1, 4, 4), 1), nn.ReLU())
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Recurrent(), (2, 5, 3, 24, 32)), (Spatial(), (2, 3, 5, 24, 32))])
+def test_models_of_clips_are_drawn_from_end_to_end(model: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = torch.randn(shape)
+    explained = squeezecam.attach(model, x).explain(x)
+    assert explained.heatmap.shape == (2, 5, 24, 32)
+    assert len(explained.save(tmp_path)) == 5
+    with Image.open(tmp_path / "000.png") as strip:
+        assert strip.width > 5 * 140
+    assert explained.plot().height > 2 * 150

@@ -182,6 +182,18 @@ def test_what_is_shown_by_default():
     assert squeeze.explain(x, target=1).method == "class"  # the published map knows no classes
 
 
+@pytest.mark.parametrize("method", ["published", "contribution"])
+def test_a_class_asked_of_a_map_that_knows_none_is_a_doubt_even_where_the_method_is_named(method):
+    model, x = ConvNet(), example()
+    squeeze = attached(model, x)
+    for target in (3, [0, 1, 2], [[0, 1]] * 3):
+        status = squeeze.explain(x, method=method, target=target).status
+        assert all(f"the same for every class: '{method}' knows no classes, method='class'" in line for line in status)
+    assert squeeze.explain(x, method=method).status == ["ok"] * 3
+    for options in ({"method": "class"}, {"method": method, "score": "class"}, {}):
+        assert squeeze.explain(x, target=3, **options).status == ["ok"] * 3
+
+
 def test_the_predicted_class_is_the_default():
     model, x = ConvNet(), example()
     squeeze = attached(model, x)
@@ -221,8 +233,10 @@ def test_the_class_map_needs_a_head_of_a_known_form():
     model, x = Odd(), example()
     squeeze = attached(model, x)
     assert squeeze.explain(x).method == "published"
-    assert all("the same for every class" in line for line in squeeze.explain(x, target=1).status)
-    assert squeeze.explain(x, target=1, method="published").status == ["ok"] * 3
+    for method in (None, "published", "contribution"):
+        assert squeeze.explain(x, method=method).status == ["ok"] * 3
+        status = squeeze.explain(x, target=1, method=method).status
+        assert all("the same for every class" in line and "squeeze.fit makes one" in line for line in status)
     for options in ({"method": "class"}, {"score": "class"}, {"aggregate": "class"}):
         with pytest.raises(InputError, match="use method='published' or 'contribution'"):
             squeeze.explain(x, **options)
@@ -326,6 +340,26 @@ def test_indexing_slicing_and_iteration():
     assert [torch.equal(one.raw[0], explained.raw[i]) for i, one in enumerate(explained)] == [True] * 3
     with pytest.raises(IndexError):
         explained[3]
+
+
+def test_shown_are_the_facts_and_no_tensors():
+    model, x = ConvNet(), example()
+    squeeze = attached(model, x)
+    x[1] = torch.nan
+    assert repr(squeeze.explain(x)).splitlines() == [
+        "Explanation of 3 samples",
+        "  method: published",
+        "  heatmap: 14 x 18, on the native grid 7 x 9",
+        f"  target: class {', '.join(str(t) for t in squeeze.explain(x).target.tolist())}",
+        f"  status: 2 ok; 1 {squeeze.explain(x).status[1]}",
+    ]
+    several = repr(squeeze.explain(x[:1], method="class", target=[[2, 4]]))
+    assert "Explanation of 1 sample\n" in several
+    assert "target: class 2, 4\n" in several
+    assert "heatmap: 2 x 14 x 18" in several
+    many = repr(squeeze.explain(torch.cat([x] * 9), target=1))
+    assert "target: class 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, and 17 more" in many
+    assert len(many.splitlines()) == 5
 
 
 def test_explanations_compare_by_identity():

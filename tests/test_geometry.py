@@ -182,8 +182,7 @@ def _bulged(image: Image.Image) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "flip": (squash(96, 96, of=lambda x: x.flip(2)), "flips the picture left to right"),
-    "upside down": (squash(96, 96, of=lambda x: x.flip(1)), "flips the picture upside down"),
+    "both ways": (squash(96, 96, of=lambda x: torch.cat([x, x.flip(2)])), "crops"),
     "transposed": (squash(96, 96, of=lambda x: x.transpose(1, 2)), "rotated"),
     "rotated": (_rotated, "rotated"),
     "bulged": (_bulged, "warped"),
@@ -209,6 +208,23 @@ def test_what_is_no_box_is_refused_with_its_reason(name: str) -> None:
     found = seen_box(preprocess, (300, 200))
     assert found.box is None
     assert reason in found.reason
+
+
+@pytest.mark.parametrize("mirrored", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("name", ["squash", "crop", "large"])
+def test_a_mirrored_picture_is_found_with_its_box(name: str, mirrored: tuple[bool, bool]) -> None:
+    size = (3000, 1500) if name == "large" else (300, 200)
+    box = (40, 20, 240, 180) if name == "crop" else (0, 0, *size)
+    axes = [axis for axis, turned in zip((2, 1), mirrored, strict=True) if turned]
+    found = seen_box(lambda image: tensor(image.crop(box).resize((96, 80))).flip(axes), size)
+    assert found.mirrored == mirrored
+    assert_close(found.box, box, (96, 80))
+    there = np.zeros((80, 96))
+    there[5, 7] = 1  # up and left in what the network sees
+    row, column = np.argwhere(found.upright(there))[0]
+    assert (row, column) == (74 if mirrored[1] else 5, 88 if mirrored[0] else 7)
+    np.testing.assert_array_equal(found.upright(torch.from_numpy(there)), found.upright(there))
+    assert ("left to right" in found.mirrored_words()) == (mirrored == (True, False))
 
 
 def test_random_flip_is_refused() -> None:

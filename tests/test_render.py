@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.render import (
     Scale,
     bar_chart,
@@ -341,24 +344,87 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is known about fonts yet, and nothing said."""
+    known = (text._drawable, text._font_with)
+    for function in known:
+        function.cache_clear()
+    monkeypatch.setattr(text, "_told", [])
+    yield
+    for function in known:
+        function.cache_clear()
+
+
+@pytest.fixture
+def no_fonts(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without any font."""
+    monkeypatch.setattr(text, "_fallback_fonts", tuple)
+    monkeypatch.setattr(text, "_system_fonts", tuple)
+
+
+@pytest.mark.filterwarnings("ignore:no font of this system")
 @pytest.mark.parametrize("words", STRANGE)
-@pytest.mark.parametrize("fallbacks", [True, False])
-def test_strange_text_is_drawn(words: str, fallbacks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not fallbacks:  # a system without any font
-        monkeypatch.setattr(text, "_fallback_fonts", tuple)
-    text._drawable.cache_clear()
+@pytest.mark.parametrize("fallbacks", ["fresh", "no_fonts"])
+def test_strange_text_is_drawn(words: str, fallbacks: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(fallbacks)
     block = text.text_block(words, 200, 14)
     assert block.width == 200
     assert (np.asarray(block).min() < 128) == bool(words.strip())
-    text._drawable.cache_clear()
 
 
-def test_without_fonts_accents_go_and_the_rest_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_fonts")
+def test_letters_that_no_font_has_are_told_once_and_classes_keep_their_number(drawn: list[str]) -> None:
+    from squeezecam.commands.predictions import Prediction
+
+    with pytest.warns(SqueezeWarning, match="'三毛猫'.*SQUEEZECAM_FONT") as told:
+        assert [text.drawable(words) for words in ("三毛猫", "日本語")] == [False, False]
+    assert len(told) == 1
+    assert text.drawable("naïve?")
+    assert Prediction(7, "三毛猫", 0.5, 1.0).title() == "class 7: 三毛猫 · 50.0%"
+    assert Prediction(7, "cat", 0.5, 1.0).title() == "cat · 50.0%"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_font_that_is_somewhere_on_the_system_is_found_by_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = text._fallback_fonts()
+    if not known:
+        pytest.skip("this system has no font to try it with")
+    (tmp_path / "fonts" / "deep").mkdir(parents=True)
+    (tmp_path / "fonts" / "a_broken.ttf").write_bytes(b"no font")
+    shutil.copy(known[0], tmp_path / "fonts" / "deep" / "some.ttf")
     monkeypatch.setattr(text, "_fallback_fonts", tuple)
-    text._drawable.cache_clear()
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text._system_fonts.cache_clear()
+    try:
+        assert text._drawable("Привет", 12)[0] == "Привет"
+        assert Path(str(text._drawable("Привет", 12)[1].path)).name == "some.ttf"  # type: ignore[union-attr]
+    finally:
+        text._system_fonts.cache_clear()
+
+
+def test_of_a_long_name_and_its_number_the_name_is_cut(drawn: list[str]) -> None:
+    name = "a class name that goes on and on, and on, until it is far beyond the edge of any tile that there could be"
+    tile(Image.new("RGB", (50, 50)), caption=f"file.png\n{name} · 98.2%", size=200)
+    assert drawn[0] == "file.png"
+    assert len(drawn) == 3
+    assert drawn[1].startswith("a class name")
+    assert drawn[2].endswith("... · 98.2%")
+    assert text.shorten(f"{name} · 98.2%", 150, 12).endswith("... · 98.2%")
+    assert text.text_width(text.shorten(f"{name} · 98.2%", 150, 12), 12) <= 150
+    assert text.wrap(f"{name * 3} · 98.2%\nmore", 150, 12, 3)[2].endswith("... · 98.2%")
+    assert text.wrap("one\ntwo · 5%\nthree", 150, 12, 2) == ["one", "two · 5%..."]
+    assert text.shorten(f"short · {name}", 150, 12).startswith("short · a class")  # what does not fit is no number
+
+
+@pytest.mark.filterwarnings("ignore:no font of this system")
+@pytest.mark.usefixtures("no_fonts")
+def test_without_fonts_accents_go_and_the_rest_is_a_question_mark() -> None:
     assert text._drawable("naïve 猫 → 5 \u2212 3", 12)[0] == "naive ? -> 5 - 3"
     assert text._drawable("7 digit · 98.2 %", 12)[0] == "7 digit · 98.2 %"
-    text._drawable.cache_clear()
 
 
 def test_lines_fit_and_what_is_cut_says_so() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 pytest.importorskip("av", reason="PyAV is not installed")
@@ -28,7 +29,7 @@ from squeezecam.video.figures import frame_strip, spectrogram
 from squeezecam.video.paint import Painter
 from squeezecam.video.reading import Frame, probe, read_frames, read_sound
 from squeezecam.video.spool import Spool
-from squeezecam.video.strip import NARROWEST
+from squeezecam.video.strip import NARROWEST, Series
 from squeezecam.video.tracks import FaceTrack, at_rate, crop_face, read_tracks, runs
 from squeezecam.video.writing import ClipWriter
 
@@ -380,6 +381,52 @@ def test_a_spectrogram_has_its_lowest_frequency_at_the_bottom_and_its_heat_where
         return float(rows.mean()) / len(picture)
 
     assert middle_of_heat(0) > middle_of_heat(1) > middle_of_heat(3)
+
+
+@pytest.mark.parametrize("scale", ["shared", "quantile"])
+def test_the_figures_are_on_the_scale_of_the_clip(tmp_path: Path, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The brightest frame is between two that are shown: a scale of the frames shown, or of each, would be another."""
+    from squeezecam.commands import video
+    from squeezecam.video import figures
+
+    monkeypatch.setattr(video, "FIGURE_FRAMES", 3)
+    given: dict[str, Any] = {}
+    real_draw, real_tile = video.draw_clip, figures.tile
+    tiles: list[np.ndarray] = []
+    monkeypatch.setattr(video, "draw_clip", lambda *a, **o: (given.update(o), real_draw(*a, **o))[1])
+
+    def tile(picture: Image.Image, heat: Any, **options: Any) -> Image.Image:
+        drawn = real_tile(picture, heat, **options)
+        assert options["scale"] is given["scale"]
+        tiles.append(np.asarray(drawn.crop((20, 20, 130, 130))).astype(float))
+        return drawn
+
+    monkeypatch.setattr(figures, "tile", tile)
+    levels = [40, 250, 60, 60, 120]
+
+    def paint(time: float) -> np.ndarray:
+        pixels = np.full((64, 64, 3), levels[round(time * 20)], np.uint8)
+        pixels[:32] = pixels[:32] // 2
+        return pixels
+
+    clip = write_clip(tmp_path / "a.mp4", seconds=0.25, size=(64, 64), audio=None, paint=paint)
+    run(clip, tmp_path / "o.mp4", target=1, scale=scale, figures=tmp_path / "f", sound=False)
+    assert given["scale"].how == f"{scale} over the clip"
+    assert len(tiles) == 3
+    assert (tmp_path / "f" / "frames.png").is_file()
+    # on a scale of its own, or of those shown, the last one would reach the top of the colours, which is nearly white
+    assert tiles[2].max() < 200
+
+
+def test_curves_begin_right_below_their_title() -> None:
+    from squeezecam.video.figures import curves
+    from squeezecam.video.strip import CURVE, MARGIN
+
+    bare = np.asarray(curves(np.arange(5), [("", [Series("a", np.linspace(0, 1, 5))])]))
+    inside = bare[:, bare.shape[1] // 2].min(-1) < 250  # the field, its frame and the curve
+    assert np.flatnonzero(inside)[0] <= 4 + MARGIN + 1
+    two = curves(np.arange(5), [("first", [Series("a", np.ones(5))]), ("second", [Series("b", np.ones(5))])], title="t")
+    assert two.height < 2 * (CURVE + 110) + 40
 
 
 def test_frames_in_a_row_share_one_scale() -> None:

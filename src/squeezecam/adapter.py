@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
 from squeezecam.module import Squeeze
+from squeezecam.origin import FIT, LOCATE, REFINE, alike, clean_name, numbers, rough
 from squeezecam.sides import declare
 from squeezecam.stored_locator import locator_records, locator_tensors, put_locators
 from squeezecam.stored_readout import readout_records, readout_tensors, readouts_from
@@ -26,7 +26,6 @@ from squeezecam.stored_refiner import put_refiners, refiner_records, refiner_ten
 
 FORMAT = "squeezecam-adapter/1"
 _RECORD = ("sites", "apply", "hidden", "output", "fit", "model")
-_CHUNK = 1 << 20
 
 
 def save(squeeze: Squeeze, path: str | Path) -> None:
@@ -42,13 +41,13 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
     from squeezecam.files import atomic_write
 
     tensors = {f"blocks.{name}": tensor for name, tensor in squeeze.blocks.state_dict().items()}
-    changed = [_clean_name(name) for name in squeeze.fit_info.get("trained", [])]
+    changed = [clean_name(name) for name in squeeze.fit_info.get("trained", [])]
     state = _clean(squeeze.model.state_dict())
     tensors.update({f"model.{name}": state[name] for name in changed})
     tensors.update(readout_tensors(squeeze))
     tensors.update(refiner_tensors(squeeze))
     tensors.update(locator_tensors(squeeze))
-    clean = {name: _clean_name(name) for name, _ in squeeze.model.named_modules()}
+    clean = {name: clean_name(name) for name, _ in squeeze.model.named_modules()}
     about = {
         "format": FORMAT,
         "sites": {stream: _site_record(squeeze, stream) for stream in squeeze.places},
@@ -61,12 +60,23 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "readouts": readout_records(squeeze),
         "refiners": refiner_records(squeeze, clean),
         "locators": locator_records(squeeze, clean),
-        "model": fingerprint(squeeze.model, without=changed),
+        "model": _fitted_model(squeeze, changed),
     }
     alone = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # tied ones too
     data = to_bytes(alone, metadata={"squeezecam": json.dumps(about)})
     with atomic_write(path) as file:
         file.write(data)
+
+
+def _fitted_model(squeeze: Squeeze, without: list[str]) -> dict[str, str]:
+    """The fingerprint of the model that the block was fitted on, which need not be the one around it any more."""
+    found = fingerprint(squeeze.model, without)
+    if squeeze.origins.lines(squeeze, FIT):
+        before = squeeze.origins.records[FIT].model
+        names = _valued(_clean(squeeze.model.state_dict()), without)
+        if all(name in before for name in names):
+            found["values"] = json.dumps([before[name] for name in names])
+    return found
 
 
 def load(
@@ -106,9 +116,18 @@ def load(
         put_refiners(squeeze, about.get("refiners", []), tensors, _names(model), Path(path))
         put_locators(squeeze, about.get("locators", []), tensors, _names(model), Path(path))
     squeeze.fit_info = about["fit"]
+    _note_origin(squeeze, about["model"]["values"], list(trained))
     if about["output"] in squeeze.outputs:
         squeeze.default_output = about["output"]
     return squeeze
+
+
+def _note_origin(squeeze: Squeeze, values: str, trained: list[str]) -> None:
+    """What came with the adapter was fitted on the weights that its record tells of."""
+    names, saved = _valued(_clean(squeeze.model.state_dict()), trained), json.loads(values)
+    if len(names) == len(saved):
+        whats = (FIT, *([REFINE] if squeeze.refiners else []), *([LOCATE] if squeeze.locators else []))
+        squeeze.origins.put(squeeze, whats, dict(zip(names, map(tuple, saved), strict=True)))
 
 
 @contextlib.contextmanager
@@ -189,12 +208,9 @@ def fingerprint(model: nn.Module, without: list[str] | None = None) -> dict[str,
     """
     state = _clean(model.state_dict())
     shapes = hashlib.sha256()
-    values = []
     for name in sorted(state):
         shapes.update(f"{name}:{tuple(state[name].shape)};".encode())
-        tensor = state[name]
-        if name not in (without or ()) and tensor.is_floating_point() and tensor.numel():
-            values.append(_rough(tensor))
+    values = numbers(rough(state[name]) for name in _valued(state, without))
     return {
         "class": type(model).__qualname__,
         "architecture": shapes.hexdigest()[:16],
@@ -203,30 +219,19 @@ def fingerprint(model: nn.Module, without: list[str] | None = None) -> dict[str,
     }
 
 
-def _rough(tensor: Tensor) -> tuple[float, float]:
-    """Root mean square, and the mean against a fixed irregular sequence in units of it.
-
-    Alike in half precision, unlike after training. In pieces, so that a large layer is never held twice in float64.
-    """
-    total = projected = norm = 0.0
-    flat = tensor.detach().flatten()
-    for start in range(0, len(flat), _CHUNK):
-        piece = flat[start : start + _CHUNK].to("cpu", torch.float64)
-        index = torch.arange(start + 1, start + 1 + len(piece), dtype=torch.float64)
-        irregular = index.mul_(0.6180339887498949).frac_().sub_(0.5)
-        total += float(piece.square().sum())
-        projected += float(piece @ irregular)
-        norm += float(irregular.square().sum())
-    rms = math.sqrt(total / len(flat))
-    return round(rms, 8), round(projected / max(rms * math.sqrt(norm), 1e-30), 6)
+def _valued(state: dict[str, Tensor], without: list[str] | None) -> list[str]:
+    """Names of the tensors whose values count, in order."""
+    left_out = set(without or ())
+    return [
+        name
+        for name in sorted(state)
+        if name not in left_out and state[name].is_floating_point() and state[name].numel()
+    ]
 
 
 def _same_values(first: str, second: str) -> bool:
     a, b = json.loads(first), json.loads(second)
-    return len(a) == len(b) and all(
-        abs(x - y) <= 4e-3 * max(abs(x), abs(y), 1e-6) and abs(p - q) <= 8e-3
-        for (x, p), (y, q) in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _check_model(saved: dict[str, str], given: dict[str, str], path: Path, strict: bool) -> None:
@@ -249,27 +254,19 @@ def _name(record: dict[str, str]) -> str:
     return f"{record['class']} ({int(record['parameters']):,} values, layout {record['architecture'][:6]})"
 
 
-def _clean_name(name: str) -> str:
-    """A name without what wrappers put into it: ``_orig_mod`` (compiled) anywhere, ``module`` (parallel) in front."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while len(parts) > 1 and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(parts)
-
-
 def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {_clean_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    return {clean_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def _names(model: nn.Module) -> dict[str, str]:
     """Names of the modules by what they are without wrappers; the outermost wins."""
-    return {_clean_name(name): name for name, _ in reversed(list(model.named_modules()))}
+    return {clean_name(name): name for name, _ in reversed(list(model.named_modules()))}
 
 
 def _site_record(squeeze: Squeeze, stream: str) -> dict[str, Any]:
     place = squeeze.places[stream]
     return {
-        "module": _clean_name(place.module),
+        "module": clean_name(place.module),
         "when": place.when,
         "layout": place.layout.text,
         "grid": list(place.grid),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from squeezecam.change import FEWEST, spread_by_change
 from squeezecam.errors import InputError
 from squeezecam.frames import time_axis
 from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
+from squeezecam.origin import FIT, LOCATE, REFINE
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
-from squeezecam.status import Doubts, Lines, doubts_about
+from squeezecam.status import NO_FIT_NEEDED, Doubts, Lines, doubts_about
 from squeezecam.tap import evaluating
 from squeezecam.targets import Target, class_targets
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from squeezecam.module import Capture, Squeeze
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Explanation:
     """Heatmaps of a batch, with everything they were made of.
 
@@ -56,7 +57,19 @@ class Explanation:
     status: Lines = Lines()  # noqa: RUF009
     target: Tensor | None = None
     scores: Tensor | None = None
-    pictures: Tensor | dict[str, Tensor] | None = field(default=None, repr=False)
+    pictures: Tensor | dict[str, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        """What a notebook or a debugger shows: no tensors, but what they are."""
+        heat = self.heatmap if isinstance(self.heatmap, dict) else {"heatmap": self.heatmap}
+        raw = self.raw if isinstance(self.raw, dict) else {"heatmap": self.raw}
+        lines = [f"Explanation of {len(self)} sample{'s' if len(self) != 1 else ''}", f"method: {self.method}"]
+        lines += [f"{name}: {_size(maps)}, on the native grid {_size(raw[name])}" for name, maps in heat.items()]
+        if self.target is not None:
+            lines.append(f"target: class {_few([str(one).strip('[]') for one in self.target.tolist()])}")
+        counted = {status: self.status.count(status) for status in dict.fromkeys(self.status)}
+        lines.append(f"status: {_few([f'{count} {said}' for said, count in counted.items()], '; ', most=4) or 'none'}")
+        return "\n  ".join(lines)
 
     def __len__(self) -> int:
         return len(tree.leaves(self.heatmap)[0][1])  # not that of the status, for which a device has to be done
@@ -106,6 +119,15 @@ class Explanation:
         from squeezecam.render.explained import save
 
         return save(self, folder, pictures, **options)
+
+
+def _size(maps: Tensor) -> str:
+    return " x ".join(str(length) for length in maps.shape[1:]) or "one value"
+
+
+def _few(words: list[str], between: str = ", ", most: int = 10) -> str:
+    """The first of them, and how many more there are."""
+    return between.join(words[:most]) + (f"{between}and {len(words) - most} more" if len(words) > most else "")
 
 
 def explain(
@@ -181,9 +203,7 @@ def explain(
                 sizes = map_size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
-        status = _status(
-            squeeze, raws, kept, values, targets, chosen, name, fitted, ignored=target is not None and method is None
-        )
+        status = _status(squeeze, raws, kept, values, targets, chosen, name, fitted, asked=target is not None)
 
     def out(value: dict[str, Any], maps: bool = False) -> Any:
         value = {stream: tensor[:, 0] for stream, tensor in value.items()} if maps and not several else value
@@ -199,7 +219,9 @@ def explain(
         status=status,
         target=targets if targets is None or several else targets[:, 0],
         scores=values,
-        pictures=_pictures(squeeze, inputs, list(captures)),
+        pictures=_pictures(
+            squeeze, inputs, list(captures), clip=not several and next(iter(heatmaps.values())).ndim == 5
+        ),
     )
 
 
@@ -213,11 +235,14 @@ def _over_time(squeeze: Squeeze, captures: dict[str, Capture], values: Tensor) -
     )
 
 
-def _pictures(squeeze: Squeeze, inputs: Any, streams: list[str]) -> Tensor | dict[str, Tensor] | None:
-    """The input itself where it is a batch of pictures, kept for drawing; of several streams that of each."""
+def _pictures(squeeze: Squeeze, inputs: Any, streams: list[str], *, clip: bool) -> Tensor | dict[str, Tensor] | None:
+    """The input itself where it is a batch of pictures or clips, kept for drawing; of several streams that of each."""
     if len(squeeze.places) > 1:
         found = {stream: _input_of(squeeze, stream, inputs) for stream in streams}
         return {stream: tensor for stream, tensor in found.items() if tensor is not None} or None
+    if clip:
+        found_clip = _input_of(squeeze, streams[0], inputs)
+        return found_clip if found_clip is not None and found_clip.ndim in (4, 5) else None
     for _, tensor in tree.leaves(tree.as_call(inputs)):
         if tensor.ndim == 4 and tensor.shape[1] in (1, 3):
             return tensor.detach()
@@ -242,7 +267,7 @@ def _status(
     output: str,
     fitted: bool,
     *,
-    ignored: bool,
+    asked: bool,
 ) -> Doubts:
     of_class = chosen.aggregate == "class"
     absent = [stream for stream in squeeze.places if stream not in raws]
@@ -251,13 +276,33 @@ def _status(
         doubt = evidence.doubt()
         always += [doubt] if doubt is not None else []
     elif not fitted and (of_class or chosen.score != "class"):
-        shown = "the class map, which needs no fit, is shown" if of_class else "its gates select nothing, fit it first"
-        always.append(f"block not fitted: {shown}")
-    always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
-    if ignored and not chosen.of_class:  # a class was asked for, and no method that knows classes was to be had
         always.append(
-            "the map is the same for every class: the classification layer is of no known form, and there is no "
-            "read-out (squeeze.fit makes one)"
+            f"{NO_FIT_NEEDED}, which needs no fit, is shown"
+            if of_class
+            else "block not fitted: its gates select nothing, fit it first"
         )
+    always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
+    if asked and not chosen.of_class:  # a class was asked for, of a map that knows none
+        always.append(f"the map is the same for every class: {_why_no_class(squeeze, chosen, output)}")
     gated = fitted and chosen.score == "gate"
-    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always)
+    moved = squeeze.origins.moved(squeeze, _fitted_parts(squeeze, chosen, output, fitted))
+    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
+
+
+def _fitted_parts(squeeze: Squeeze, chosen: Method, output: str, fitted: bool) -> list[str]:
+    """What of that which was fitted the map is made by."""
+    by_gates = fitted and not chosen.of_class
+    by_readout = chosen.of_class and isinstance(squeeze.evidence(output), ReadoutHead)
+    by_locator = chosen.aggregate == "focus" and squeeze.locator(output) is not None
+    used = {FIT: by_gates or by_readout, REFINE: chosen.needs_refiner, LOCATE: by_locator}
+    return [what for what, is_used in used.items() if is_used]
+
+
+def _why_no_class(squeeze: Squeeze, chosen: Method, output: str) -> str:
+    """Why a map says nothing about the class that was asked for, and what would."""
+    if squeeze.evidence(output) is None:
+        return (
+            "the classification layer is of no known form, and there is no read-out (squeeze.fit makes one for "
+            "method='class')"
+        )
+    return f"'{chosen.name.partition(',')[0]}' knows no classes, method='class' shows the one that is asked for"

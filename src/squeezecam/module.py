@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +16,18 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.anatomy import Candidate, Place
 from squeezecam.block import IDENTITY_GATE, SEBlock
+from squeezecam.calls import Calls
 from squeezecam.errors import InputError, SiteError, SqueezeWarning
 from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
 from squeezecam.joined import layer_inputs
 from squeezecam.locator import Locator
+from squeezecam.origin import Origins
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
 from squeezecam.sides import two_sides
 from squeezecam.tap import Handler, evaluating, register, tapped
-
-if TYPE_CHECKING:
-    from squeezecam.explanation import Explanation
-    from squeezecam.fit import FitReport
-    from squeezecam.fit.locating import LocateReport
-    from squeezecam.fit.refining import RefineReport
-    from squeezecam.fit.tuning import TuneReport
 
 Apply = Literal["observe", "gate"]
 
@@ -58,7 +53,7 @@ class Capture:
     taken: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Squeeze(nn.Module):
+class Squeeze(Calls):
     """A model with an SE block before its classifier. Calling it calls the model; ``explain`` gives the heatmap.
 
     Made by :func:`attach`. The wrapped model keeps its class, its ``state_dict`` keys and what ``model(x)`` returns:
@@ -86,6 +81,7 @@ class Squeeze(nn.Module):
         self.example_batch = 1
         self.positional = 1
         self.fit_info: dict[str, Any] = {}
+        self.origins = Origins()
         self.candidates: list[Candidate] = []
         self.classifiers: dict[str, str | None] = {}
         self._readouts = nn.ModuleList()
@@ -210,36 +206,6 @@ class Squeeze(nn.Module):
             return self.model(*args, **kwargs)
 
     # --- what users call ----------------------------------------------------------------------------
-
-    def explain(self, inputs: Any, **options: Any) -> Explanation:
-        """Heatmaps for a batch in one forward pass; see :func:`squeezecam.explanation.explain` for the options."""
-        from squeezecam.explanation import explain
-
-        return explain(self, inputs, **options)
-
-    def fit(self, batches: Any, **options: Any) -> FitReport:
-        """Fit the blocks, without labels unless told; see :func:`squeezecam.fit.fit` for the options."""
-        from squeezecam.fit import fit
-
-        return fit(self, batches, **options)
-
-    def tune(self, batches: Any, **options: Any) -> TuneReport:
-        """Tune the fitted block to make better masks of the published map; see :func:`squeezecam.fit.tuning.tune`."""
-        from squeezecam.fit.tuning import tune
-
-        return tune(self, batches, **options)
-
-    def refine(self, batches: Any, **options: Any) -> RefineReport:
-        """Fit the refiner of the class map, without labels; see :func:`squeezecam.fit.refining.refine`."""
-        from squeezecam.fit.refining import refine
-
-        return refine(self, batches, **options)
-
-    def locate(self, batches: Any, **options: Any) -> LocateReport:
-        """Fit the locator of the classes, without labels; see :func:`squeezecam.fit.locating.locate`."""
-        from squeezecam.fit.locating import locate
-
-        return locate(self, batches, **options)
 
     def save(self, path: Any) -> None:
         """Write blocks, site, settings and the model's fingerprint; see :func:`squeezecam.adapter.save`."""

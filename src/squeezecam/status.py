@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from squeezecam.origin import Moved
 from squeezecam.vector import FALLBACK_SHARE, Kept
 
+# True of every map without an adapter and no doubt about any: said once below a figure, not as a warning on each.
+NO_FIT_NEEDED = "block not fitted: the class map"
 _CAUSE = "(NaN or infinity in the input or the weights)"
 
 
@@ -49,6 +52,7 @@ class Doubts:
         of_class: whether the maps are evidence for the targets.
         gated: whether the channels were chosen by gates that a fit has made.
         always: what is doubtful about every sample.
+        moved: numbers of the weights, to be held against those of the fit; None where there is nothing to compare.
 
     """
 
@@ -59,6 +63,7 @@ class Doubts:
     of_class: bool
     gated: bool
     always: list[str]
+    moved: Moved | None = None
 
     def __len__(self) -> int:
         return len(self.output.low)
@@ -73,7 +78,8 @@ class Doubts:
             prefix = f"{stream}: " if len(self.maps) > 1 else ""
             for i, doubts in enumerate(self._of_stream(stream)):
                 said[i] += [prefix + doubt for doubt in doubts]
-        return ["; ".join(doubts + self.always) or "ok" for doubts in said]
+        every = self.always + (self.moved.lines() if self.moved is not None else [])
+        return ["; ".join(doubts + every) or "ok" for doubts in said]
 
     def _of_stream(self, stream: str) -> list[list[str]]:
         maps = self.maps[stream].cpu()
@@ -106,13 +112,14 @@ def doubts_about(
     of_class: bool,
     gated: bool,
     always: list[str],
+    moved: Moved | None = None,
 ) -> Doubts:
     """The doubts that the numbers give rise to: native maps ``(N, K, *S)`` and channels kept per stream, and the
     explained output, first axis N; the others are as in :class:`Doubts`.
     """
     maps = {stream: Range.of(raw.flatten(2)) for stream, raw in raws.items()}
     flags = {stream: (which.fallback, which.tied) for stream, which in kept.items()}
-    return Doubts(Range.of(values[:, None].flatten(1)), maps, flags, targets, of_class, gated, always)
+    return Doubts(Range.of(values[:, None].flatten(1)), maps, flags, targets, of_class, gated, always, moved)
 
 
 def _blank(blanks: list[bool], targets: list[int], of_class: bool) -> str:
@@ -122,6 +129,11 @@ def _blank(blanks: list[bool], targets: list[int], of_class: bool) -> str:
         return "no position speaks for this class: the map is blank"
     classes = ", ".join(str(t) for t, blank in zip(targets, blanks, strict=True) if blank)
     return f"no position speaks for class {classes}: that map is blank"
+
+
+def notice_of(status: str) -> str:
+    """The part of a status that is a doubt about the map; empty where there is none."""
+    return "; ".join(part for part in status.split("; ") if part != "ok" and not part.startswith(NO_FIT_NEEDED))
 
 
 class Lines:

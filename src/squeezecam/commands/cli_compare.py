@@ -51,6 +51,7 @@ def compare(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
         apply=apply, strict=strict,
     )  # fmt: skip
+    o.say_assumed(loaded)
     failures = failing()
     with bar("comparing", len(sources)) as done:
         found = compare_pictures(
@@ -64,6 +65,8 @@ def compare(
             {"method": r["label"], "ms per image": r["seconds"] * 1e3, "forwards": r["forwards"]} for r in found.times
         ]
         print(text_table(rows, formats={"ms per image": ".1f", "forwards": ".2f"}))
+        for doubt in found.doubts:
+            print(f"in doubt: {doubt}")
         print(f"a plain forward pass takes {found.forward * 1e3:.1f} ms, one picture at a time")
         wrote(found.written)
     leave(failures)

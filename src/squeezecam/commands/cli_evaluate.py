@@ -110,7 +110,9 @@ def evaluate(
         "command": command(),
         "model": f"{loaded.name}: {loaded.source}",
         "adapter": str(adapter) if adapter else "none: the block is not fitted",
+        **({"caution": "; ".join(loaded.cautions())} if loaded.cautions() else {}),
     }
+    o.say_assumed(loaded)
     failures = failing()
     files = (
         Files(loaded, sources, found_boxes, subset or [], class_index(target), say)

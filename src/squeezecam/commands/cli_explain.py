@@ -64,6 +64,7 @@ def explain(
         "site": {stream: repr(place.site) for stream, place in squeeze.places.items()},
         "apply": squeeze.apply_mode,
     }
+    o.say_assumed(loaded)
     failures = failing()
     with bar("explaining", len(sources)) as done:
         outcome = explain_pictures(loaded, squeeze, sources, out, options, about=about, failures=failures, done=done)

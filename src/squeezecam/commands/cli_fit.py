@@ -91,6 +91,7 @@ def fit(
         task=task,
         output=output,
     )
+    o.say_assumed(loaded)
     failures = failing()
     with bar("fitting", len(sources)) as done:
         report = fit_pictures(

@@ -85,6 +85,7 @@ def parity(
     recipe = Recipe(epochs or (5 if demo else 10), batch_size, rate, augment=augment)
     tuning = Recipe(tune_epochs, batch_size, tune_rate, augment=augment)
     loaded = load_model(model, weights=weights, labels=labels, device=device)
+    o.say_assumed(loaded)
     failures = failing()
     if data is None:
         training, testing, outputs, boxes = _demo()

@@ -73,6 +73,7 @@ def train(
     fitting, testing = open_set(spec, fitting=True), open_set(Spec(spec.name, None, spec.root))
     torch.manual_seed(seed)
     loaded = load_model(model, weights=weights, random=random, device=device)
+    o.say_assumed(loaded)
     settings = Settings(
         epochs=epochs, batch_size=batch_size, rate=rate, baseline=baseline, sample=sample, maps=maps, methods=methods,
         workers=workers, seed=seed,

@@ -79,7 +79,7 @@ def video(
         raise InputError(f"--scale is '{scale}'; expected 'shared' or 'quantile'")
     options = VideoOptions(
         method, target, output, keep, aggregate, scale, batch_size, side_by_side, sound, scores,
-        figures, detector, save_tracks, other_sound,
+        figures, detector, save_tracks, other_sound, random,
     )  # fmt: skip
     check_output(out, clip)
     if model == "light-asd":
@@ -97,6 +97,7 @@ def video(
             model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
             apply=apply, strict=strict,
         )  # fmt: skip
+        o.say_assumed(loaded)
         outcome = explain_clip(loaded, squeeze, clip, out, options, frame_bar)
     if as_json:
         record = {

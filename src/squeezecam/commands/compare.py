@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.pictures import Failures, prepare, stacked
+from squeezecam.commands.predictions import legible
 from squeezecam.data.geometry import Geometry
 from squeezecam.evaluation.comparing import Comparison, compare
+from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
 from squeezecam.files import output_folder, write_json, write_picture
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.models.loaded import LoadedModel
@@ -25,12 +27,13 @@ ROWS = 12
 
 @dataclass
 class Compared:
-    """What was written, and the times per method."""
+    """What was written, the times per method, and what is doubtful about the maps, in words."""
 
     folder: Path
     times: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     forward: float = float("nan")
+    doubts: list[str] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
 
@@ -60,9 +63,11 @@ def compare_pictures(
             one = prepare(loaded, source, failures)
             if one is not None:
                 compared = compare(squeeze, stacked(loaded, [one]), methods, target=target, output=output, seed=seed)
+                seen = geometry.seen(one.picture.size)
+                compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
                 comparisons.append(compared)
                 pictures.append(one.picture)
-                boxes.append(geometry.seen(one.picture.size).box)
+                boxes.append(seen.box)
                 labels.append(_label(compared, loaded.labels, squeeze.output_name(output)))
                 result.pictures.append({"file": source.label, "label": labels[-1], **_numbers(compared)})
             done(1)
@@ -70,7 +75,10 @@ def compare_pictures(
             continue
         found += comparisons
         whole = _joined(comparisons)
-        sheet = whole.plot(pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side")
+        sheet = whole.plot(
+            pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side",
+            notice="\n".join(loaded.cautions()),
+        )  # fmt: skip
         number = start // ROWS + 1
         name = "comparison.png" if number == 1 else f"comparison_{number}.png"
         result.written.append(write_picture(result.folder / name, sheet))
@@ -82,7 +90,12 @@ def compare_pictures(
              "forwards": statistics.median(r["forwards"] for r in rows)}
             for rows in zip(*times, strict=True)
         ]  # fmt: skip
-        record = {**about, "forward_seconds": result.forward, "methods": result.times, "pictures": result.pictures,
+        doubts = counted(c.doubts for c in found)
+        labels_of = {m.name: m.label for m in found[0].methods}
+        noun = "picture" if len(found) == 1 else "pictures"
+        result.doubts = in_words(doubts, labels_of, len(found), noun)
+        record = {**about, "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
+                  "pictures": result.pictures,
                   "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip
         result.written.append(write_json(result.folder / "comparison.json", record))
     return result
@@ -90,7 +103,7 @@ def compare_pictures(
 
 def _label(one: Comparison, labels: Labels | None, output: str) -> str:
     target = int(one.target[0])
-    return f"{label_of(labels, target, output)} · {float(one.confidence[0]):.1%}"
+    return f"{legible(label_of(labels, target, output), target)} · {float(one.confidence[0]):.1%}"
 
 
 def _numbers(one: Comparison) -> dict[str, Any]:
@@ -99,6 +112,7 @@ def _numbers(one: Comparison) -> dict[str, Any]:
         "confidence": float(one.confidence[0]),
         "forward_seconds": float(one.forward[0]),
         "seconds": {m.name: float(one.seconds[m.name][0]) for m in one.methods},
+        "doubts": {name: lines[0] for name, lines in one.doubts.items()},
     }
 
 
@@ -115,4 +129,5 @@ def _joined(parts: Sequence[Comparison]) -> Comparison:
         torch.cat([p.target for p in parts]),
         torch.cat([p.confidence for p in parts]),
         torch.cat([p.pictures for p in parts]),
+        joined_doubts([p.doubts for p in parts], [len(p) for p in parts]),
     )

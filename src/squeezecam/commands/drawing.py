@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from squeezecam.data.geometry import Box
 
-# True of every map without an adapter and no doubt about any: said once below a figure, not as a warning on each.
-NO_FIT_NEEDED = "block not fitted: the class map"
 _TILE_NOTICE = 60
 _TILE_NAME = 28
 
@@ -30,6 +28,7 @@ class Words:
         title: the prediction.
         notice: what is doubtful about this picture's map; empty where nothing is.
         footer: model, method, share of the channels.
+        caution: what holds for the model, on every picture, such as random weights; on a sheet it is said once.
 
     """
 
@@ -37,11 +36,7 @@ class Words:
     title: str
     notice: str
     footer: str
-
-
-def notice_of(status: str) -> str:
-    """The part of a status that is a doubt about the map."""
-    return "; ".join(part for part in status.split("; ") if part != "ok" and not part.startswith(NO_FIT_NEEDED))
+    caution: str = ""
 
 
 def scale_of(heat: Any, how: str) -> Scale:
@@ -53,7 +48,8 @@ def figures(
     picture: Image.Image, heat: Any, words: Words, box: Box | None, scale: Scale
 ) -> tuple[Image.Image, Image.Image]:
     """The panel, and the overlay at the picture's own size."""
-    whole = panel(picture, heat, title=words.title, footer=words.footer, notice=words.notice, box=box, scale=scale)
+    notice = "; ".join(part for part in (words.caution, words.notice) if part)
+    whole = panel(picture, heat, title=words.title, footer=words.footer, notice=notice, box=box, scale=scale)
     return whole, overlay(picture, heat, box=box, scale=scale)
 
 

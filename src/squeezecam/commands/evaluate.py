@@ -119,7 +119,7 @@ class Files:
                 f"{key}: its boxes cannot be brought into the network's frame: where the preprocessing looks is not "
                 f"known ({seen.reason}); evaluate without --boxes, or give masks from Python"
             )
-        return in_frame(self.boxes.boxes[key], seen.box, tensor.shape[-1], tensor.shape[-2])
+        return in_frame(self.boxes.boxes[key], seen.box, tensor.shape[-1], tensor.shape[-2], seen.mirrored)
 
 
 def labelled(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam import processes
-from squeezecam.commands.drawing import NO_FIT_NEEDED, Words, figures, notice_of, scale_of, small
+from squeezecam.commands.drawing import Words, figures, scale_of, small
 from squeezecam.commands.pictures import Failures, Prepared, batches, stacked
 from squeezecam.commands.place import RESULTS, SHEET, keep_apart, stems, working_in
 from squeezecam.commands.predictions import prediction
 from squeezecam.commands.together import gather
-from squeezecam.data.geometry import Box, Geometry
+from squeezecam.data.geometry import Geometry, Seen
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.explanation import Explanation
 from squeezecam.files import write_json, write_npz, write_picture
@@ -25,6 +25,7 @@ from squeezecam.module import Squeeze
 from squeezecam.render.explained import SHEET_LIMIT, arrays
 from squeezecam.render.figure import contact_sheet
 from squeezecam.render.scale import Scale
+from squeezecam.status import NO_FIT_NEEDED, notice_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +71,7 @@ class _Done:
     """A picture whose maps are written, and what is needed to draw it."""
 
     source: ImageSource
-    box: Box | None
+    seen: Seen
     words: Words
     row: Row
 
@@ -137,6 +138,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.geometry = Geometry(self.loaded.preprocess)
         self.output = self.squeeze.output_name(self.options.output)
+        self._caution = "; ".join(self.loaded.cautions())
 
     def explained(self, prepared: list[Prepared]) -> Iterator[tuple[Prepared, Explanation]]:
         """Each picture with its explanation; where the model fails on a batch, its pictures are tried one by one."""
@@ -217,7 +219,9 @@ class _Run:
             words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]
             words += [f"{left} more are not shown" if left > 0 else ""]
             footer = " · ".join(word for word in words if word)
-            sheet = contact_sheet(list(self.tiles.values()), title=count, footer=footer, scale=scale)
+            sheet = contact_sheet(
+                list(self.tiles.values()), title=count, notice=self._caution, footer=footer, scale=scale
+            )
             self._keep(write_picture(outcome.folder / SHEET, sheet))
         record = {
             **self.about,
@@ -254,12 +258,15 @@ class _Run:
             "share_kept": share,
             "hottest": float(finite.max()) if finite.numel() else None,
             "seen_box": seen.box,
+            "seen_mirrored": list(seen.mirrored),
             "files": {"panel": f"{name}.png", "overlay": f"{name}.overlay.png", "maps": f"{name}.npz"},
         }
         footer = f"{name} · {self.loaded.name} · method: {explanation.method} · {share:.0%} of channels kept"
         if NO_FIT_NEEDED in status:
             footer += " · no fitted block, none is needed"
-        return _Done(one.source, seen.box, Words(name, found.title(), notice_of(status), footer), row)
+        if words := seen.mirrored_words():
+            footer += f" · {words}, the map is turned back"
+        return _Done(one.source, seen, Words(name, found.title(), notice_of(status), footer, self._caution), row)
 
     def _other_output(self, method: str) -> str:
         """A doubt where gates that were fitted for one output are shown as the explanation of another."""
@@ -301,12 +308,13 @@ class _Run:
 
     def _draw(self, item: _Done, picture: Image.Image, heat: Any, scale: Scale) -> None:
         folder, files = self.outcome.folder, item.row["files"]
-        whole, plain = figures(picture, heat, item.words, item.box, scale)
+        heat, box = item.seen.upright(heat), item.seen.box
+        whole, plain = figures(picture, heat, item.words, box, scale)
         self._keep(write_picture(folder / files["panel"], whole))
         self._keep(write_picture(folder / files["overlay"], plain))
         if len(self.tiles) < SHEET_LIMIT:
             alone = scale.how != "shared"
-            tile = small(picture, heat, item.words, item.box, scale, show_scale=alone)
+            tile = small(picture, heat, item.words, box, scale, show_scale=alone)
             self.tiles[item.row["name"]] = tile
 
     def _draw_waiting(self) -> Scale | None:

@@ -138,6 +138,19 @@ def _apply(apply: str | None) -> Way | None:
     return cast("Way | None", apply)
 
 
+def say_assumed(loaded: LoadedModel) -> None:
+    """One line on standard error where the preprocessing is a guess: everything that follows rests on it."""
+    from squeezecam import processes
+    from squeezecam.commands.console import say
+
+    if loaded.assumed and processes.rank() == 0:
+        say(
+            f"nothing says how pictures are preprocessed for {loaded.name}, so this is assumed: {loaded.assumed}. If "
+            "the model was trained with another, its predictions and maps are wrong: let the factory return "
+            "(model, preprocess)"
+        )
+
+
 def about(loaded: LoadedModel, adapter: Path | None, seed: int) -> dict[str, Any]:
     """What a record of a run begins with: the command, the model, the adapter and the seed."""
     from squeezecam.commands.console import command
@@ -146,6 +159,7 @@ def about(loaded: LoadedModel, adapter: Path | None, seed: int) -> dict[str, Any
         "command": command(),
         "model": loaded.name,
         "source": loaded.source,
+        "cautions": loaded.cautions(),
         "adapter": str(adapter) if adapter else None,
         "seed": seed,
     }

@@ -44,7 +44,14 @@ class Prediction:
             return f"{self.label} {self.value:.4g}" + (f" ({self.heat})" if self.heat else "")
         asked = "" if self.predicted else " (asked for; not the top class)"
         prefix = f"{self.output}: " if self.output else ""
-        return f"{prefix}{self.label} · {self.probability:.1%}{asked}"
+        return f"{prefix}{legible(self.label, self.target)} · {self.probability:.1%}{asked}"
+
+
+def legible(label: str, index: int | None) -> str:
+    """A class name for a picture: with the class index before it where some of its letters cannot be drawn."""
+    from squeezecam.render.text import drawable
+
+    return label if index is None or drawable(label) else f"class {index}: {label}"
 
 
 def prediction(

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from squeezecam.render.scale import Scale
+
 SHOWN = 8
 """Most tracks that get pictures of their own, and frames in a row."""
 
 
 def write_figures(
-    folder: Path, store: Store, faces: list[FaceTrack], table: NDArray[np.float64], method: str
+    folder: Path, store: Store, faces: list[FaceTrack], table: NDArray[np.float64], method: str, scale: Scale
 ) -> list[Path]:
-    """Write the pictures into ``folder``; returns their paths.
+    """Write the pictures into ``folder``, maps of faces on ``scale``, that of the clip; returns their paths.
 
     ``streams.png``: importance of the streams. For each of the longest tracks: ``NAME_frames.png``, ``NAME_sound.png``
     (coefficients with their map, the first window) and ``NAME_moments.png`` (speaking, and what every moment loses
@@ -46,6 +48,7 @@ def write_figures(
             captions=[f"{store.times[0] + slot / RATE:.2f} s · {store.values[i, slot][0]:.0%}" for slot in chosen],
             title=f"{faces[i].name}: {method}",
             count=SHOWN,
+            scale=scale,
         )
         heard = store.heard[i]
         sound = spectrogram(

@@ -24,6 +24,7 @@ from squeezecam.commands.video import Bar, VideoOptions, VideoOutcome, check_out
 from squeezecam.data.mfcc import ROWS_PER_FRAME, SAMPLE_RATE
 from squeezecam.errors import InputError, ModelError
 from squeezecam.models.light_asd import FACE_SIZE, LightASD, load_light_asd
+from squeezecam.models.loaded import RANDOM
 from squeezecam.module import Squeeze
 from squeezecam.streams import by_group, compared, join
 from squeezecam.video.drawing import Seconds, draw_clip
@@ -105,6 +106,9 @@ def explain_speakers(
                 for done in explain_run(squeeze, store, index, begin, end, sound, other, options, booked):
                     advance(done)
         method = store.names[-1] + method
+        if options.random:
+            method += f" · {RANDOM.partition(':')[0]}"
+            notes.append(RANDOM)
         table = _table(store, faces)
         notes += _draw(store, faces, table, info, out, options, method, bar, booked)
         outcome = finish(out, _rows(store, faces, table), booked, notes, options, frames=len(store.times))
@@ -112,7 +116,7 @@ def explain_speakers(
         if options.figures is not None:
             from squeezecam.commands.speaker_figures import write_figures
 
-            written += write_figures(options.figures, store, faces, table, method)
+            written += write_figures(options.figures, store, faces, table, method, store.maps.scale(options.scale))
     outcome.written += written
     return outcome
 

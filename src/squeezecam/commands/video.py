@@ -20,6 +20,7 @@ from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
+from squeezecam.render.scale import Scale
 from squeezecam.video.drawing import Seconds, draw_clip, rows_csv
 from squeezecam.video.paint import Painter
 from squeezecam.video.progress import Advance
@@ -50,6 +51,7 @@ class VideoOptions:
     detector: str | None = None
     save_tracks: Path | None = None
     other_sound: Path | None = None
+    random: bool = False
 
 
 @dataclass
@@ -118,6 +120,7 @@ def explain_clip(
             notes.append(
                 f"maps are laid over the whole frame: where the preprocessing looks is not known ({seen.reason})"
             )
+        notes += [f"{words}: the maps are turned back"] if (words := seen.mirrored_words()) else []
         scale = spool.scale(options.scale)
         painter = Painter(info.size, spool.shape[-2:], scale, seen.box)  # type: ignore[arg-type]
         curve, limits = _curve(found)
@@ -127,21 +130,24 @@ def explain_clip(
         def paint(frame: Frame) -> Any:
             if options.figures is not None and frame.index in chosen:
                 kept[frame.index] = frame.pixels
-            return painter(frame.pixels, spool[frame.index])
+            return painter(frame.pixels, seen.upright(spool[frame.index]))
 
         with bar("drawing", len(times)) as advance:
             notes += draw_clip(
                 info, out, paint,
                 lambda i: (found[i].title(), f"{times[i]:.2f} s · frame {i + 1} of {len(times)}"),
                 np.array(times), [Series(_name(found, options), curve, limits)],
-                footer=f"{loaded.name} · {method}", scale=scale, side_by_side=options.side_by_side,
+                footer=f"{loaded.in_short()} · {method}", scale=scale, side_by_side=options.side_by_side,
                 sound=options.sound, advance=advance, booked=booked,
             )  # fmt: skip
         pictures = []
         if options.figures is not None and kept:
             series = Series(_name(found, options), curve, limits)
-            drawn = {i: (pixels, spool[i], found[i].title()) for i, pixels in kept.items()}
-            pictures = _figures(options.figures, drawn, np.array(times), series, f"{loaded.name} · {method}", seen.box)
+            drawn = {i: (pixels, seen.upright(spool[i]), found[i].title()) for i, pixels in kept.items()}
+            pictures = _figures(
+                options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box, scale
+            )
+    notes += loaded.cautions()
     notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
     rows = [
         {
@@ -156,16 +162,22 @@ def explain_clip(
 
 
 def _figures(
-    folder: Path, shown: dict[int, tuple[Any, Any, str]], times: Any, series: Series, title: str, box: Any
+    folder: Path,
+    shown: dict[int, tuple[Any, Any, str]],
+    times: Any,
+    series: Series,
+    title: str,
+    box: Any,
+    scale: Scale,
 ) -> list[Path]:
-    """Frames in a row with their maps, and the score over the clip."""
+    """Frames in a row with their maps, on the scale of the clip itself, and the score over the clip."""
     from squeezecam.files import write_picture
     from squeezecam.video.figures import curves, frame_strip
 
     target = output_folder(folder)
     words = [f"{times[i]:.2f} s · {said}" for i, (_, _, said) in shown.items()]
     pixels, maps = [one[0] for one in shown.values()], [one[1] for one in shown.values()]
-    strip = frame_strip(pixels, maps, captions=words, title=title, box=box)
+    strip = frame_strip(pixels, maps, captions=words, title=title, box=box, scale=scale)
     return [
         write_picture(target / "frames.png", strip),
         write_picture(target / "moments.png", curves(times, [("", [series])], title=title)),

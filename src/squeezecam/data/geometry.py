@@ -37,10 +37,32 @@ class Seen(NamedTuple):
         box: (x0, y0, x1, y1) in pixels of the original picture, edges not centres, so that the whole picture is
             (0, 0, width, height); what lies outside it is padding. None where there is no such box or it was not found.
         reason: why ``box`` is None; empty otherwise.
+        mirrored: whether the box is shown left to right, and whether it is shown upside down. Both: turned by 180
+            degrees. Maps have to be turned back before they are laid on the picture: see `upright`.
     """
 
     box: Box | None
     reason: str = ""
+    mirrored: tuple[bool, bool] = (False, False)
+
+    def upright(self, values: Any) -> Any:
+        """What lies in the network's frame, a tensor or an array (..., h, w), as it lies on the picture; and back."""
+        axes = [axis for axis, turned in zip((-1, -2), self.mirrored, strict=True) if turned]
+        if not axes:
+            return values
+        return values.flip(axes) if isinstance(values, torch.Tensor) else np.flip(values, tuple(axes))
+
+    def mirrored_words(self) -> str:
+        """``the model sees the picture mirrored left to right``; empty where it does not."""
+        across, down = self.mirrored
+        way = (
+            "turned upside down"
+            if across and down
+            else "mirrored left to right"
+            if across
+            else "mirrored top to bottom"
+        )
+        return f"the model sees the picture {way}" if across or down else ""
 
 
 class Geometry:
@@ -70,7 +92,7 @@ class Geometry:
                 self._random = _is_random(self.preprocess, size)
             if self._random:
                 raise _NoBoxError("it gives another result each time, as a random augmentation does")
-            return Seen(_box(self.preprocess, size))
+            return _seen(self.preprocess, size)
         except _NoBoxError as error:
             return Seen(None, str(error))
         except Exception as error:  # somebody else's function, on a picture that it may not be made for
@@ -93,14 +115,40 @@ def seen_box(preprocess: Callable[[Any], Any], size: tuple[int, int]) -> Seen:
         size: (width, height) of the original.
 
     Returns:
-        `Seen`: the box, or None and the reason: a random augmentation, a flip, rotation or warp, several crops, values
-        that do not follow the brightness linearly (normalised per picture, thresholded), or an error.
+        `Seen`: the box, and whether it is mirrored; or None and the reason: a random augmentation, a rotation or warp,
+        several crops, values that do not follow the brightness linearly (normalised per picture, thresholded), or an
+        error.
     """
     return Geometry(preprocess).seen(size)
 
 
 class _NoBoxError(Exception):
     """As far as the probes can tell, the result is no upright box of the picture."""
+
+
+class _MirroredError(_NoBoxError):
+    """The result runs against the picture along ``axis`` (0: x)."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__(f"it flips the picture {'left to right' if axis == 0 else 'upside down'}")
+        self.axis = axis
+
+
+def _seen(preprocess: Callable[[Any], Any], size: tuple[int, int]) -> Seen:
+    """The box; where the result is mirrored, that of the result turned back."""
+    mirrored = (False, False)
+    while True:
+        so_far = Seen(None, mirrored=mirrored)
+        try:
+            return so_far._replace(box=_box(_turned(preprocess, so_far), size))
+        except _MirroredError as error:
+            if mirrored[error.axis]:  # turned back it runs against the picture again: both ways in one result
+                raise _NoBoxError(str(error)) from None
+            mirrored = (True, mirrored[1]) if error.axis == 0 else (mirrored[0], True)
+
+
+def _turned(preprocess: Callable[[Any], Any], seen: Seen) -> Callable[[Any], Any]:
+    return lambda picture: seen.upright(torch.as_tensor(preprocess(picture)))
 
 
 def _is_random(preprocess: Callable[[Any], Any], size: tuple[int, int]) -> bool:
@@ -130,6 +178,8 @@ def _box(preprocess: Callable[[Any], Any], size: tuple[int, int]) -> Box:
     if all(min(proxy) >= _SMALLEST and proxy[0] * proxy[1] <= _MOST_PIXELS for proxy in proxies):
         try:
             one, two = (np.array(_Probe(preprocess, proxy).box()) / (proxy * 2) for proxy in proxies)
+        except _MirroredError:
+            raise
         except _NoBoxError as error:
             reason = str(error)
         else:
@@ -238,7 +288,7 @@ def _fit(
     place, centre, shown = place[keep], centre[keep], shown[keep]
     slope, first = _consensus(centre, place, 2 * level)
     if slope < 0:
-        raise _NoBoxError(f"it flips the picture {'left to right' if way == 'across' else 'upside down'}")
+        raise _MirroredError(0 if way == "across" else 1)
     tolerance = max(1.0, 1.5 * slope, 2 * level)
     for _ in range(3):
         inside = np.abs(place - first - slope * centre) <= tolerance

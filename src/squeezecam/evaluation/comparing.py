@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.errors import InputError
+from squeezecam.evaluation.doubting import counted, doubts_of, in_words, joined_doubts
 from squeezecam.methods import default_method, usable
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
@@ -35,6 +36,8 @@ class Comparison:
         target: class per picture, ``(N,)``.
         confidence: probability of that class (the value itself where there are no classes), ``(N,)``.
         pictures: the network's own inputs, stretched to 0..1 when drawn.
+        doubts: of squeezecam's own methods what is doubtful about each map, ``{method: N lines}``, empty lines where
+            nothing is; methods without any doubt are left out.
 
     """
 
@@ -45,6 +48,7 @@ class Comparison:
     target: Tensor
     confidence: Tensor
     pictures: Tensor
+    doubts: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.forward)
@@ -74,6 +78,11 @@ class Comparison:
             )
         return rows
 
+    def doubtful(self) -> list[str]:
+        """What is doubtful about the maps, one line each, methods with the same doubt together."""
+        labels = {method.name: method.label for method in self.methods}
+        return in_words(counted([self.doubts]), labels, len(self), "picture" if len(self) == 1 else "pictures")
+
     def plot(
         self,
         pictures: Sequence[Any] | None = None,
@@ -83,6 +92,7 @@ class Comparison:
         scale: Any = "per map",
         size: int = 168,
         title: str = "",
+        notice: str = "",
     ) -> Any:
         """One row per picture, one column per method, as a PIL image.
 
@@ -94,6 +104,7 @@ class Comparison:
                 :func:`squeezecam.render.compare.comparison_grid`.
             size: side of a picture in pixels.
             title: above the grid.
+            notice: what must not be overlooked beside the doubts about the maps, which stand below the title.
 
         """
         from squeezecam.render.compare import comparison_grid
@@ -113,6 +124,7 @@ class Comparison:
             scale=scale,
             size=size,
             title=title,
+            notice="\n".join([notice, *self.doubtful()] if notice else self.doubtful()),
             footer=f"Below each map: its time for this picture alone, and that in plain forward passes ({forward}), "
             "measured in the same run.",
         )
@@ -148,6 +160,9 @@ def compare(
         seed: of what is random.
         done: told of every map.
 
+    What is doubtful about a map of squeezecam's own (a block that is not fitted, a map that is blank) stands in
+    ``doubts`` and on the picture.
+
     Raises:
         InputError: unknown names, or a model without one map with height and width per picture.
         ModelError: the library of a method that was asked for by name is not installed.
@@ -164,6 +179,7 @@ def compare(
     maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
     seconds: dict[str, list[float]] = {m.name: [] for m in chosen}
     forwards, targets, confidence = [], [], []
+    doubts: list[dict[str, list[str]]] = []
     for i, one in enumerate(singles):
         values = _forward(squeeze, one, name)
         goal = values.argmax(1) if wanted is None else wanted[i : i + 1].to(values.device)
@@ -186,6 +202,7 @@ def compare(
                 if not turn:
                     maps[method.name].append(made)
                     done(1)
+        doubts.append(doubts_of(squeeze, one, chosen, goal, name))
         forwards.append(min(plain[1:] or plain))
         for key, spent_all in times.items():
             seconds[key].append(min(spent_all[1:] or spent_all))
@@ -197,6 +214,7 @@ def compare(
         torch.tensor(targets),
         torch.tensor(confidence),
         next(tensor for _, tensor in tree.leaves(call)).detach(),
+        joined_doubts(doubts),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from squeezecam.data.geometry import Box, Geometry
+from squeezecam.data.geometry import Box, Geometry, Seen
 from squeezecam.data.pixels import DEFAULT_MAX_PIXELS, display, read_image
 from squeezecam.data.record import DataSet, Record
 from squeezecam.errors import InputError
@@ -117,7 +117,7 @@ class LabelledSource:
                     f"{display(record.path)}: what is known about it cannot be brought into the network's frame: where "
                     f"the preprocessing looks is not known ({seen.reason})"
                 )
-            boxes, mask = self._truth(record, label, picture.size, seen.box, tensor)
+            boxes, mask = self._truth(record, label, picture.size, seen, seen.box, tensor)
         return Item(tensor, boxes, mask, label)
 
     def subsets(self, index: int) -> list[str]:
@@ -149,11 +149,11 @@ class LabelledSource:
         ]
 
     def _truth(
-        self, record: Record, label: int | None, size: tuple[int, int], seen: Box, tensor: Tensor
+        self, record: Record, label: int | None, size: tuple[int, int], seen: Seen, box: Box, tensor: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
         height, width = tensor.shape[-2:]
         if self.where == "boxes":
-            return in_frame(record.boxes_of(label), seen, width, height), None
+            return in_frame(record.boxes_of(label), box, width, height, seen.mirrored), None
         if record.mask is None:
             raise InputError(f"{display(record.path)} has no mask; measure by boxes")
         mask = record.mask.read(label)
@@ -162,7 +162,7 @@ class LabelledSource:
                 f"{display(record.mask.path)} has {mask.shape[1]}x{mask.shape[0]} pixels, "
                 f"its picture {size[0]}x{size[1]}"
             )
-        return None, mask_in_frame(torch.from_numpy(mask), seen, width, height)
+        return None, seen.upright(mask_in_frame(torch.from_numpy(mask), box, width, height))
 
 
 def _some(items: list[tuple[int, int | None]], count: int, seed: int) -> list[tuple[int, int | None]]:

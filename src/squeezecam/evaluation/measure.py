@@ -14,6 +14,7 @@ from torch import Tensor
 from squeezecam.errors import InputError
 from squeezecam.evaluation.channels import channel_figures
 from squeezecam.evaluation.columns import SENSITIVITY_DRAWS, Column
+from squeezecam.evaluation.doubting import doubts_of
 from squeezecam.evaluation.subject import Remembering, Subject
 from squeezecam.methods import METHODS
 from squeezecam.metrics import (
@@ -67,6 +68,8 @@ class Measured:
     levels: dict[str, dict[str, list[str]]]
     seconds: dict[str, float]
     """Wall time of the maps of the whole batch per method, and of a plain ``forward``."""
+    doubts: dict[str, list[str]]
+    """See :func:`squeezecam.evaluation.doubting.doubts_of`."""
 
 
 def measure(
@@ -118,7 +121,8 @@ def measure(
         levels[method.name] = {
             column.name: _levels(column.name, maps, truth) for column in columns if "levels" in column.needs
         }
-    return Measured(target, full, found, levels, seconds)
+    doubts = doubts_of(subject.squeeze, subject.make_inputs(pictures), methods, target, subject.output)
+    return Measured(target, full, found, levels, seconds, doubts)
 
 
 def _explain(subject: Subject, method: MapMethod, target: Tensor, pictures: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -220,6 +220,7 @@ def _record(measured: Measured, index: int, name: str, subsets: list[str]) -> di
         "confidence": float(measured.confidence[index]),
         "subsets": subsets,
         "values": {m: {c: float(v[index]) for c, v in found.items()} for m, found in measured.values.items()},
+        "doubts": {m: lines[index] for m, lines in measured.doubts.items() if lines[index]},
         "levels": {m: {c: v[index] for c, v in found.items()} for m, found in measured.levels.items()},
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from squeezecam.evaluation.columns import Column
+from squeezecam.evaluation.doubting import counted, in_words
 from squeezecam.files import output_folder, write_json, write_text
 from squeezecam.metrics import Interval, bootstrap_difference, bootstrap_mean, max_box_acc, max_box_acc_v2
 from squeezecam.render.table import Row, csv_table, text_table
@@ -37,7 +38,8 @@ class Evaluation:
     Attributes:
         methods: ``{name: (label, kind)}``, kind ``"own"``, ``"peer"`` or ``"control"``.
         columns: of the table.
-        records: one dict per image: ``file``, ``target``, ``confidence``, ``subsets``, ``values``, ``levels``.
+        records: one dict per image: ``file``, ``target``, ``confidence``, ``subsets``, ``values``, ``levels``, and
+            ``doubts``: of squeezecam's own methods what is doubtful about the map.
         failures: ``(file, reason)`` of images that could not be measured.
         seconds: per batch the seconds for its maps by method; ``"forward"`` is the plain pass.
         settings: all that the figures depend on.
@@ -74,6 +76,10 @@ class Evaluation:
         """Figures per image ``(N,)``, NaN where there is none; MaxBoxAcc at the best thresholds for these images."""
         records = [r for r in self.records if subset == ALL or subset in r.get("subsets", ())]
         return _values(records, method, next(c for c in self.columns if c.name == column))
+
+    def doubts(self) -> dict[str, dict[str, int]]:
+        """``{method: {doubt: number of images}}``, of squeezecam's own methods."""
+        return counted({name: [line] for name, line in record.get("doubts", {}).items()} for record in self.records)
 
     def cost(self, method: str) -> float | None:
         """Time of a map in plain forward passes on the same batch: the median over the batches."""
@@ -166,6 +172,7 @@ class Evaluation:
                 }
                 for subset in (ALL, *self.subsets)
             },
+            "doubts": self.doubts(),
             "failures": [{"file": file, "reason": reason} for file, reason in self.failures],
         }
 
@@ -210,6 +217,8 @@ class Evaluation:
             lines.append("area stands beside the rest: a broad map does well in drop, a tight one in energy")
         if any(c.own for c in self.columns):
             lines.append(f"{NOT_APPLICABLE}: not applicable, the method chooses no channels")
+        labels = {name: label for name, (label, _) in self.methods.items()}
+        lines += [f"in doubt: {line}" for line in in_words(self.doubts(), labels, len(self), "images")]
         if self.failures:
             lines.append(f"{len(self.failures)} images could not be measured")
         return "\n".join(lines)

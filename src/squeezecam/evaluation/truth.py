@@ -88,17 +88,23 @@ def _box(row: dict[str, str | None], path: Path, line: int) -> Box:
     return x0, y0, x1, y1
 
 
-def in_frame(boxes: list[Box], seen: Box, width: int, height: int) -> Tensor:
+def in_frame(
+    boxes: list[Box], seen: Box, width: int, height: int, mirrored: tuple[bool, bool] = (False, False)
+) -> Tensor:
     """Boxes in pixels of the original as ``(B, 4)`` in pixels of what the network sees, ``width`` by ``height``.
 
     ``seen`` is the part of the original that fills the frame. What lies outside is cut off; a box without any part
-    inside is left out.
+    inside is left out. ``mirrored`` says whether the frame shows that part left to right, and upside down.
     """
     across, down = width / (seen[2] - seen[0]), height / (seen[3] - seen[1])
     rows = []
     for x0, y0, x1, y1 in boxes:
         row = [(x0 - seen[0]) * across, (y0 - seen[1]) * down, (x1 - seen[0]) * across, (y1 - seen[1]) * down]
         row = [min(max(value, 0.0), float(limit)) for value, limit in zip(row, (width, height) * 2, strict=True)]
+        if mirrored[0]:
+            row[0], row[2] = width - row[2], width - row[0]
+        if mirrored[1]:
+            row[1], row[3] = height - row[3], height - row[1]
         if row[2] > row[0] and row[3] > row[1]:
             rows.append(row)
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)

@@ -24,6 +24,7 @@ from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
 from squeezecam.module import Squeeze
+from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
 from squeezecam.sides import BINARY, read_as_binary
 from squeezecam.tap import evaluating
@@ -102,10 +103,11 @@ def fit(
         if train == "all" and cache is not None:
             raise InputError("train='all' changes the features, so that they cannot be kept: leave cache=... out")
         if train == "all":
-            found = _fit_all(
+            whole = _fit_all(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
-            return _named(squeeze, found, told)
+            squeeze.origins.mark(squeeze, FIT)
+            return _named(squeeze, whole, told)
         with bar.task("features", _length(batches)) as advance:
             collected = collect(
                 squeeze,
@@ -130,7 +132,9 @@ def fit(
                 )  # fmt: skip
             if report is not None:
                 report = _named(squeeze, report, told)
-        return shared(squeeze, report)
+        report = shared(squeeze, report)
+        squeeze.origins.mark(squeeze, FIT)
+        return report
 
 
 def _fit_collected(

@@ -25,6 +25,7 @@ from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
 from squeezecam.locator import Locator
 from squeezecam.module import Squeeze
+from squeezecam.origin import LOCATE
 from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import evidence_of
 from squeezecam.tap import evaluating
@@ -148,6 +149,7 @@ def locate(
     optimiser.zero_grad()
     locator.load_state_dict(state)
     squeeze.set_locator(locator, finer)
+    squeeze.origins.mark(squeeze, LOCATE)
     seen = [len(maps) for maps in work.slow]
     return LocateReport(
         pictures.output, finer.module, sum(seen[held:]), sum(seen[:held]), epochs, best_epoch,

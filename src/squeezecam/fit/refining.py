@@ -16,6 +16,7 @@ from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
+from squeezecam.origin import REFINE
 from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import Refiner, refined_map
 from squeezecam.tap import evaluating
@@ -120,6 +121,7 @@ def refine(
     if not learned:
         refiner.load_state_dict(start)
     squeeze.set_refiner(refiner)
+    squeeze.origins.mark(squeeze, REFINE)
     return RefineReport(
         name, samples, fitting.held, epochs, epochs if learned else 0, round(time.perf_counter() - started, 1), before,
         after if learned else before, history, seed,

@@ -25,6 +25,7 @@ from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, froze
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.module import Squeeze
+from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
 
@@ -105,6 +106,7 @@ def tune(
                     if now["loss"] < best["loss"]:
                         best, best_epoch, chosen = now, epoch + 1, work.preference.detach().clone()
     prefer(block, chosen, work.vectors())
+    squeeze.origins.mark(squeeze, FIT)
     return TuneReport(
         pictures.output, samples, work.held, epochs, best_epoch, round(time.perf_counter() - started, 1), before, best,
         history, seed,

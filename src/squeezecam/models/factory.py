@@ -37,16 +37,17 @@ def from_factory(spec: str) -> LoadedModel:
     module = load_file(Path(place)) if is_file(place) else _import(place)
     shown = f"{Path(place).name if is_file(place) else place}:{attribute}"
     model, preprocess = _call(_attribute(module, attribute, place), shown, place)
-    source = shown
+    source, assumed = shown, ""
     clips = clips_of(model)
     if preprocess is None:
         preprocess = _assumed(model) if clips is None else DefaultClipPreprocess(clips.frames, _assumed(model, clips))
+        assumed = str(preprocess)
         source += f"; it gives no preprocessing, assumed: {preprocess}"
     labels = _labels(module, attribute, shown)
     if clips is None:
-        return LoadedModel(model, preprocess, labels, attribute, (), source)
+        return LoadedModel(model, preprocess, labels, attribute, (), source, assumed=assumed)
     feed = as_frames_first if clips.frames_first else as_is
-    return LoadedModel(model, preprocess, labels, attribute, (), source, feed, clip=True)
+    return LoadedModel(model, preprocess, labels, attribute, (), source, feed, clip=True, assumed=assumed)
 
 
 def is_file(place: str) -> bool:

@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIDE = 224
 
 
+RANDOM = "random weights: predictions and maps mean nothing"
+
+
 def as_is(batch: Tensor) -> Tensor:
     """The batch itself: models that take one positional tensor."""
     return batch
@@ -44,6 +47,8 @@ class LoadedModel:
         source: in words, where model, weights and (if it was guessed) preprocessing come from.
         make_inputs: a batch (N, C, h, w) to what the model takes: the tensor itself, or a dict of keyword arguments.
         clip: the model takes clips.
+        random: its weights are random ones.
+        assumed: the preprocessing in words, where nothing said which one belongs to the model; else empty.
     """
 
     model: nn.Module
@@ -54,6 +59,19 @@ class LoadedModel:
     source: str
     make_inputs: Callable[[Tensor], Any] = as_is
     clip: bool = False
+    random: bool = False
+    assumed: str = ""
+
+    def cautions(self) -> list[str]:
+        """What has to stand on every picture that is made with this model: short words, a colon, and the rest."""
+        found = [RANDOM] if self.random else []
+        if self.assumed:
+            found.append(f"preprocessing assumed: {self.assumed}")
+        return found
+
+    def in_short(self) -> str:
+        """Name and cautions for one line: ``r18 · random weights``."""
+        return " · ".join([self.name, *(caution.partition(":")[0] for caution in self.cautions())])
 
 
 @dataclass(frozen=True)

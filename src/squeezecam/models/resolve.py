@@ -60,7 +60,7 @@ def load_model(
         model = loaded.model.eval().to(target)
     except RuntimeError as error:
         raise ModelError(f"{spec} cannot go to device {str(target)!r}: {' '.join(str(error).split())[:200]}") from error
-    return replace(loaded, model=model, input_size=shape, clip=clip)
+    return replace(loaded, model=model, input_size=shape, clip=clip, random=random)
 
 
 def _build(spec: str, weights: Path | None, random: bool) -> LoadedModel:

@@ -117,6 +117,7 @@ def from_transformers(name: str, weights: Path | None, random: bool) -> LoadedMo
             return created.float()
 
         model, note, named = _without_download(spec, build, "num_labels", weights)
+    assumed = ""
     try:
         with _hub_or_cache():
             preprocess: Any = ProcessorPreprocess(hf.AutoImageProcessor.from_pretrained(name))
@@ -124,10 +125,12 @@ def from_transformers(name: str, weights: Path | None, random: bool) -> LoadedMo
         side = getattr(config, "image_size", None) or DEFAULT_SIDE
         size = (int(side), int(side)) if isinstance(side, int) else (int(side[0]), int(side[1]))
         preprocess = DefaultPreprocess(size, 1 if getattr(config, "num_channels", 3) == 1 else 3)
+        assumed = str(preprocess)
         note += f"; no image processor found, assumed: {preprocess}"
     labels = _hf_labels(config) if named else None
     short = Path(name).name or name
-    return _loaded(model, preprocess, labels, short, f"transformers {name}, {note}", make_inputs=as_pixel_values)
+    source = f"transformers {name}, {note}"
+    return _loaded(model, preprocess, labels, short, source, make_inputs=as_pixel_values, assumed=assumed)
 
 
 def _without_download(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -47,12 +46,15 @@ def sheet(loaded: LoadedModel, squeeze: Squeeze, testing: DataSet, path: Path, s
         item = source.load(i)
         inputs = loaded.make_inputs(item.picture[None].to(device))
         target = torch.tensor([label], device=device)
-        rows: list[Any] = [m(squeeze, inputs, target, seeds=[settings.seed])[0].float().cpu().numpy() for m in methods]
         picture = read_image(testing[number].path)
+        seen = source.geometry.seen(picture.size)
+        rows = [
+            seen.upright(m(squeeze, inputs, target, seeds=[settings.seed])[0].float().cpu().numpy()) for m in methods
+        ]
         pictures.append(picture)
         maps.append(rows)
         labels.append(source.subsets(i)[0].replace("_", " "))
-        boxes.append(source.geometry.seen(picture.size).box)
+        boxes.append(seen.box)
     figure = comparison_grid(
         pictures, maps, column_labels=[m.label for m in methods], row_labels=labels, boxes=boxes,
         title=f"{testing.name} ({testing.split}): maps of the class named, on pictures that have it",

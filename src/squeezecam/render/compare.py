@@ -13,7 +13,7 @@ from squeezecam.render.figure import tile
 from squeezecam.render.overlay import Blend, Box
 from squeezecam.render.parts import LARGE, MAT, NORMAL, RULE, SMALL, canvas, framed, level_bar, row, stack
 from squeezecam.render.scale import Scale, find_scale
-from squeezecam.render.text import GRAY, INK, text_block
+from squeezecam.render.text import AMBER, GRAY, INK, text_block
 
 GridScale = Literal["per map", "row", "column", "shared"]
 
@@ -38,6 +38,7 @@ def comparison_grid(
     alpha: float | None = None,
     size: int = 168,
     title: str = "",
+    notice: str = "",
     footer: str = "",
 ) -> Image.Image:
     """Compare maps: one row per picture, the picture itself first, then one overlay per column.
@@ -54,6 +55,7 @@ def comparison_grid(
         colours: see `squeezecam.render.overlay.overlay`; likewise ``blend`` and ``alpha``.
         size: side of each picture's square in pixels.
         title: wrapped to two lines.
+        notice: what must not be overlooked, in another colour; wrapped to eight lines.
         footer: wrapped to four lines.
 
     Raises:
@@ -95,6 +97,8 @@ def comparison_grid(
     common = known[0] if single and known else None
     words = _WORDS[scale] if isinstance(scale, str) and scale in _WORDS else common.describe() if common else ""
     blocks = [grid, level_bar(common, min(grid.width, 320), colours)]
+    if notice:
+        blocks.insert(0, text_block(notice, grid.width, NORMAL, fill=AMBER, max_lines=8))
     if title:
         blocks.insert(0, text_block(title, grid.width, LARGE))
     blocks.append(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.sides import heat_of_value
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ SHEET_LIMIT = 400
 def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> Any:
     """One overlay per sample at the picture's own size; ``options`` as of :func:`squeezecam.render.overlay.overlay`.
 
-    Of several streams ``{stream: pictures}``, see :func:`squeezecam.render.streams.stream_overlays`.
+    Of several streams ``{stream: pictures}``, see :func:`squeezecam.render.streams.stream_overlays`. Of clips one
+    picture per sample: frames in a row with their maps, on one scale.
 
     Args:
-        explanation: maps of rank 2 (pictures); one target per sample.
+        explanation: maps of rank 2 (pictures), or 3 (clips); one target per sample.
         pictures: one per sample: file names, PIL pictures, arrays ``(H, W, 3)`` or ``(H, W)`` (uint8, or floating point
-            in [0, 1]), or a tensor ``(N, C, H, W)``; None: the network's own inputs, stretched to their range.
+            in [0, 1]), or a tensor ``(N, C, H, W)``; None: the network's own inputs, stretched to their range. Clips: a
+            list of such frames per sample, or a tensor ``(N, C, T, H, W)``, ``(N, T, C, H, W)`` or ``(N, T, H, W)``.
         **options: ``box``, ``scale`` (also ``"shared"``: over these samples), ``colours``, ``blend``, ``alpha``.
 
     Raises:
@@ -42,6 +44,10 @@ def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> 
         from squeezecam.render.streams import stream_overlays
 
         return stream_overlays(explanation, pictures, **options)
+    if _of_clips(explanation):
+        from squeezecam.render.streams import clip_overlays
+
+        return clip_overlays(explanation, pictures, **options)
     shown, heat = as_pictures(explanation, pictures), maps(explanation)
     options = _one_scale(heat, options)
     return [overlay(picture, values, **options) for picture, values in zip(shown, heat, strict=True)]
@@ -58,6 +64,11 @@ def sheet(
         from squeezecam.render.streams import stream_sheet
 
         return stream_sheet(explanation, pictures, captions=captions, **options)
+    if _of_clips(explanation):
+        from squeezecam.render.streams import clip_sheet
+
+        captions = captions or [caption(explanation, i) for i in range(len(explanation))]
+        return clip_sheet(explanation, pictures, captions=captions, **options)
     shown, heat = as_pictures(explanation, pictures), maps(explanation)
     captions = captions or [caption(explanation, i) for i in range(len(explanation))]
     options = _one_scale(heat, options)
@@ -81,32 +92,45 @@ def sheet(
 
 
 def save(explanation: Explanation, folder: str | Path, pictures: Any = None, **options: Any) -> list[Path]:
-    """Write ``000.png``, ``000.npz``, ... and ``sheet.png`` into ``folder``; maps of other ranks as ``.npz`` alone.
+    """Write ``000.png``, ``000.npz``, ... and ``sheet.png`` into ``folder``; of signals and of several targets only the
+    ``.npz``.
 
-    Of several streams ``000_face.png``, ``000_audio.png``, ... where there is something to lay them on.
+    Of clips ``000.png`` has frames in a row; a warning says where the input is none to draw on. Of several streams
+    ``000_face.png``, ``000_audio.png``, ... where there is something to lay them on.
     """
     from squeezecam.files import output_folder, write_npz, write_picture
 
     target = output_folder(folder)
     written = []
     digits = max(3, len(str(len(explanation) - 1)))
-    flat = not isinstance(explanation.heatmap, dict) and explanation.heatmap.ndim == 3
+    several = isinstance(explanation.heatmap, dict)
+    flat = not several and explanation.heatmap.ndim == 3
     drawn: Any = overlays(explanation, pictures, **options) if flat else []
-    if isinstance(explanation.heatmap, dict):
-        # Inputs of any kind are kept: where nobody asked for pictures, those that are none give no pictures.
-        with contextlib.suppress(*([] if pictures is not None else [InputError])):
+    if several or _of_clips(explanation):
+        try:
             drawn = overlays(explanation, pictures, **options)
-    streams = bool(drawn) and not flat
+        except InputError as error:  # inputs of any kind are kept: those that are none give no pictures
+            if pictures is not None:
+                raise
+            if not several:
+                warnings.warn(f"maps are saved without pictures of them: {error}", SqueezeWarning, stacklevel=3)
+    streams = bool(drawn) and several
     for i, one in enumerate(explanation):
         name = f"{i:0{digits}d}"
         written.append(write_npz(target / f"{name}.npz", arrays(one)))
-        if flat:
+        if drawn and not streams:
             written.append(write_picture(target / f"{name}.png", drawn[i]))
         elif streams:
             written += [write_picture(target / f"{name}_{stream}.png", of[i]) for stream, of in drawn.items()]
-    if flat or streams:
+    if drawn:
         written.append(write_picture(target / "sheet.png", sheet(explanation, pictures, **options)))
     return written
+
+
+def _of_clips(explanation: Explanation) -> bool:
+    """Whether the maps of the one stream are ``(N, T, H, W)``, frames and not several targets."""
+    several = explanation.target is not None and explanation.target.ndim == 2
+    return not isinstance(explanation.heatmap, dict) and explanation.heatmap.ndim == 4 and not several
 
 
 def arrays(one: Explanation) -> dict[str, Any]:

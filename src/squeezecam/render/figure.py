@@ -85,7 +85,7 @@ def panel(
     width = max(body.width, 400)
     blocks = [body]
     if notice:
-        blocks.insert(0, text_block(notice, width, NORMAL, fill=AMBER, max_lines=3))
+        blocks.insert(0, text_block(notice, width, NORMAL, fill=AMBER, max_lines=6))
     if title:
         blocks.insert(0, text_block(title, width, LARGE, max_lines=2))
     words = "\n".join(line for line in (footer, used.describe()) if line)
@@ -135,6 +135,7 @@ def contact_sheet(
     *,
     columns: int | None = None,
     title: str = "",
+    notice: str = "",
     footer: str = "",
     scale: Scale | None = None,
     colours: Colours = "heat",
@@ -145,6 +146,7 @@ def contact_sheet(
         panels: pictures of any size; a column is as wide as its widest, a row as high as its highest.
         columns: None: about as wide as high.
         title: wrapped to two lines.
+        notice: what must not be overlooked about all panels, in another colour; wrapped to six lines.
         footer: wrapped to four lines.
         scale: the shared scale; None: no bar (each panel has its own).
         colours: the colours of that bar.
@@ -172,6 +174,8 @@ def contact_sheet(
         y += max(part.height for part in line) + gap
     width = max(grid.width, 240)
     blocks = [grid]
+    if notice:
+        blocks.insert(0, text_block(notice, width, NORMAL, fill=AMBER, max_lines=6))
     if title:
         blocks.insert(0, text_block(title, width, LARGE))
     if scale is not None:

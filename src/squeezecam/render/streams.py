@@ -51,12 +51,64 @@ def stream_overlays(explanation: Explanation, inputs: Any = None, **options: Any
     return found
 
 
+def clip_overlays(explanation: Explanation, clips: Any = None, **options: Any) -> list[Image.Image]:
+    """Frames in a row with their maps, one picture per sample, of a model with one stream that takes clips.
+
+    Args:
+        explanation: maps ``(N, T, H, W)``.
+        clips: a tensor or array ``(N, C, T, H, W)``, ``(N, T, C, H, W)`` or ``(N, T, H, W)``, or per sample a list of
+            frames in any form that pictures have; None: the network's own input.
+        **options: of the overlays of pictures, as for several streams.
+
+    Raises:
+        InputError: no clips, or such as do not fit the maps.
+
+    """
+    given = explanation.pictures if clips is None else clips
+    if given is None:
+        raise InputError("the inputs were no batch of clips: pass pictures=[...], a list of frames for each sample")
+    if isinstance(given, np.ndarray):
+        import torch
+
+        given = torch.from_numpy(given)
+    if not hasattr(given, "detach"):
+        given = [_clip_of(one) for one in given]
+    if len(given) != len(explanation):
+        raise InputError(f"{len(given)} clips for {len(explanation)} explanations")
+    return [
+        _drawn("map", heat, raw, under, options)
+        for heat, raw, under in zip(explanation.heatmap, explanation.raw, given, strict=True)
+    ]
+
+
+def clip_sheet(explanation: Explanation, clips: Any = None, *, captions: Any = None, **options: Any) -> Image.Image:
+    """The clips of all samples below each other, with the sample's words above."""
+    return _sheet(explanation, {"": clip_overlays(explanation, clips, **options)}, captions)
+
+
+def _clip_of(one: Any) -> Any:
+    """A tensor ``(T, C, H, W)`` of bytes from a list of frames; a tensor as it is."""
+    import torch
+
+    from squeezecam.render.explained import as_picture
+
+    if hasattr(one, "detach") or isinstance(one, np.ndarray):
+        return torch.as_tensor(one)
+    frames = [np.asarray(as_picture(frame)) for frame in one]
+    if len({frame.shape for frame in frames}) != 1:
+        raise InputError(f"a clip of {len(frames)} frames of different sizes, or of none; expected frames of one size")
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+
 def stream_sheet(explanation: Explanation, inputs: Any = None, *, captions: Any = None, **options: Any) -> Image.Image:
     """All streams of all samples below each other, with the sample's words above."""
+    return _sheet(explanation, stream_overlays(explanation, inputs, **options), captions)
+
+
+def _sheet(explanation: Explanation, drawn: dict[str, list[Image.Image]], captions: Any) -> Image.Image:
     from squeezecam.render.parts import LARGE, SMALL, framed, stack
     from squeezecam.render.text import AMBER, GRAY, text_block
 
-    drawn = stream_overlays(explanation, inputs, **options)
     blocks: list[Image.Image] = []
     for i, status in enumerate(explanation.status):
         rows = [pictures[i] for pictures in drawn.values()]
@@ -66,7 +118,7 @@ def stream_sheet(explanation: Explanation, inputs: Any = None, *, captions: Any 
         if status != "ok":
             blocks.append(text_block(status, width, SMALL, fill=AMBER, max_lines=4))
         for stream, row in zip(drawn, rows, strict=True):
-            blocks += [text_block(stream, width, SMALL), row]
+            blocks += [text_block(stream, width, SMALL), row] if stream else [row]
     width = max(block.width for block in blocks)
     blocks.append(text_block(f"method: {explanation.method}", width, SMALL, fill=GRAY))
     return framed(stack(blocks, gap=6), 8)
@@ -102,6 +154,11 @@ def _frames(clip: Any) -> list[Any]:
     """Uint8 frames of ``(T, H, W)``, ``(C, T, H, W)`` or ``(T, C, H, W)``, whatever its normalisation."""
     values = clip.detach().cpu()
     if values.ndim == 4:
+        if not {1, 3} & set(values.shape[:2]):
+            raise InputError(
+                f"a clip of shape {tuple(values.shape)} cannot be shown: expected frames of 1 or 3 colours, "
+                "(C, T, H, W), (T, C, H, W) or (T, H, W)"
+            )
         values = values if values.shape[0] in (1, 3) and values.shape[1] not in (1, 3) else values.transpose(0, 1)
         values = values[:3].permute(1, 2, 3, 0)
         values = values.expand(*values.shape[:3], 3) if values.shape[3] == 1 else values

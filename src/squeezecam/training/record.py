@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from squeezecam.module import Squeeze
+from squeezecam.origin import FIT
 
 
 def note_training(squeeze: Squeeze, by: str, **more: object) -> None:
@@ -20,3 +21,4 @@ def note_training(squeeze: Squeeze, by: str, **more: object) -> None:
         "objective": "task", "train": "all" if trained else "block", "output": squeeze.default_output, "by": by,
         "trained": trained, **more,
     }  # fmt: skip
+    squeeze.origins.mark(squeeze, FIT)

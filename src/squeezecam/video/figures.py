@@ -12,8 +12,8 @@ from squeezecam.errors import InputError
 from squeezecam.render.arrays import as_map
 from squeezecam.render.chart import bar_chart
 from squeezecam.render.figure import contact_sheet, panel, tile
-from squeezecam.render.parts import LARGE, framed, stack
-from squeezecam.render.scale import find_scale
+from squeezecam.render.parts import LARGE, NORMAL, framed, stack
+from squeezecam.render.scale import Scale, find_scale
 from squeezecam.render.text import text_block
 from squeezecam.video.strip import Series, Strip
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def frame_strip(
     pictures: Sequence[Any], maps: Sequence[Any], *, captions: Sequence[str] | None = None, count: int = 8,
-    title: str = "", size: int = 150, box: Any = None,
+    title: str = "", size: int = 150, box: Any = None, scale: Scale | None = None,
 ) -> Image.Image:  # fmt: skip
     """``count`` frames, evenly spaced, in a row with their maps on one scale.
 
@@ -35,6 +35,7 @@ def frame_strip(
         title: of the figure.
         size: side of each tile in pixels.
         box: where on the pictures the maps lie, x0, y0, x1, y1; None: all over.
+        scale: what the colours stand for, such as the scale of the whole clip; None: up to the maximum of those shown.
 
     Raises:
         InputError: numbers of frames that do not match.
@@ -44,7 +45,7 @@ def frame_strip(
         raise InputError(f"{len(pictures)} pictures and {len(maps)} maps: give one map (and caption) per frame")
     chosen = np.unique(np.linspace(0, len(maps) - 1, min(count, len(maps))).round().astype(int)).tolist()
     heat = [np.maximum(as_map(maps[i]), 0) for i in chosen]
-    scale = find_scale(heat, "shared")
+    scale = scale or find_scale(heat, "shared")
     tiles = [
         tile(_picture(pictures[i]), values, caption=captions[i] if captions else f"frame {i}", scale=scale,
              show_scale=False, size=size, box=box)
@@ -85,7 +86,8 @@ def curves(
     """
     parts = [text_block(title, width, LARGE)] if title else []
     for name, series in fields:
-        parts.append(Image.fromarray(Strip(width, np.asarray(seconds, float), series).draw(None, name)))
+        parts += [text_block(name, width, NORMAL)] if name else []
+        parts.append(Image.fromarray(Strip(width, np.asarray(seconds, float), series, words=False).draw(None)))
     return framed(stack(parts, gap=4), 4)
 
 

@@ -44,6 +44,7 @@ class Strip:
         curves: series drawn in one field, in the colours of the legend.
         footer: what holds for the whole clip (model, method).
         scale: of the heatmaps; its numbers and colours are in the strip. None: no heatmaps belong to it.
+        words: leave room for the title and the small line above the curves; without it they begin at the top.
 
     """
 
@@ -55,10 +56,12 @@ class Strip:
         *,
         footer: str = "",
         scale: Scale | None = None,
+        words: bool = True,
     ) -> None:
         self.seconds, self.curves = seconds, list(curves)
         self._left, self._right = MARGIN + 36, width - MARGIN - 1
-        self._top = MARGIN + line_height(LARGE) + 2 * line_height(SMALL) + 4
+        self._words = words
+        self._top = MARGIN + (line_height(LARGE) + 2 * line_height(SMALL) + 4 if words else 0)
         bottom = self._top + CURVE
         height = bottom + line_height(SMALL) * (4 if scale is not None else 2) + 14
         self.size = (width, height + height % 2)
@@ -68,16 +71,17 @@ class Strip:
         if scale is not None:
             self._draw_footer(footer, scale)
 
-    def draw(self, index: int | None, title: str, detail: str = "") -> NDArray[np.uint8]:
+    def draw(self, index: int | None, title: str = "", detail: str = "") -> NDArray[np.uint8]:
         """The strip of frame ``index``, ``(height, width, 3)``: a title such as class and score, and a small line.
 
-        Without a frame there is no playhead.
+        Without a frame there is no playhead, and words are drawn only where there is room for them.
         """
         image = self._base.copy()
         draw = ImageDraw.Draw(image)
         inside = self.size[0] - 2 * MARGIN
-        draw_text(draw, (MARGIN, MARGIN - 4), shorten(title, inside, LARGE), LARGE, INK)
-        for row, line in enumerate(wrap(detail, inside, SMALL, 2)):
+        if self._words:
+            draw_text(draw, (MARGIN, MARGIN - 4), shorten(title, inside, LARGE), LARGE, INK)
+        for row, line in enumerate(wrap(detail, inside, SMALL, 2) if self._words else []):
             y = MARGIN - 4 + line_height(LARGE) + row * line_height(SMALL)
             draw_text(draw, (MARGIN, y), line, SMALL, GRAY)
         if index is None:
