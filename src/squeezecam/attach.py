@@ -141,8 +141,8 @@ def _named_streams(model: nn.Module, places: dict[str, Place]) -> dict[str, Plac
 def _blocks(model: nn.Module, anatomy: Anatomy, reduction: int, hidden: int | None) -> dict[str, SEBlock]:
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     dtype = torch.promote_types(reference.dtype, torch.float32)  # half would drown the narrow gates
-    # Weights made under inference mode could never be trained. Drawn on the CPU from where its generator stands, which is
-    # put back: two attached models differ by what the user seeded, and what he draws next is as without attaching.
+    # Weights made under inference mode could never be trained. Drawn on the CPU from where its generator stands, which
+    # is put back: two attached models differ by what the user seeded, and what he draws next is as without attaching.
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return {
             stream: SEBlock(place.channels, reduction, hidden=hidden).to(device=reference.device, dtype=dtype)

@@ -31,7 +31,8 @@ class Inspection:
         candidates: every feature map that was considered, the last one of the pass first, each with the verdict.
         added: per stream, parameters of the block.
         heads: per output, what feeds its classification layer, in words.
-        exact: per output, whether its class map needs no fit and adds up to the logit.
+        exact: per output, whether its class map needs no fit, and the mean of the signed map (``raw``) plus a constant is
+            the logit.
         signed: per stream, whether the features can be negative, so that their plain mean would cancel.
         native: SE blocks that the model has already.
 
