@@ -274,7 +274,7 @@ class TestParts:
         torch.testing.assert_close(second.double(), columns.repeat(1, len(units)), atol=1e-6, rtol=0)
 
     def test_a_quarter_of_the_widest_amplitude_is_used(self) -> None:
-        """Any amplitude keeps one prediction in a thousand, so the widest is .02; all of them, none but a small one."""
+        """One prediction in a thousand stays at any amplitude, so that the widest one there is, .02, is found."""
         squeeze, x = attached(), pictures(200)[0]
         report = squeeze.fit([x], agreement=0.001)
         assert report.settings["amplitude"] == pytest.approx(0.25 * 0.02)
