@@ -155,6 +155,8 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     batch = tree.batch_size(args, kwargs)
     squeeze.outputs, squeeze.default_output = anatomy.outputs, anatomy.default_output
     squeeze.example_batch, squeeze.positional = batch, max(1, len(args))
+    leaves = tree.leaves((args, kwargs))
+    squeeze.example_leaves = {path: (tuple(tensor.shape), tensor.dtype) for path, tensor in leaves}
     squeeze.candidates = anatomy.candidates
     squeeze.classifiers = {name: weights[0] for name, weights in anatomy.weights.items()}
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"

@@ -21,6 +21,7 @@ from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
 from squeezecam.locator import Locator
+from squeezecam.misfed import told
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
 from squeezecam.tap import Handler, evaluating, register, tapped
@@ -78,6 +79,7 @@ class Squeeze(nn.Module):
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
         self.example_batch = 1
         self.positional = 1
+        self.example_leaves: dict[tree.Path, tuple[tuple[int, ...], torch.dtype]] = {}
         self.fit_info: dict[str, Any] = {}
         self.candidates: list[Candidate] = []
         self.classifiers: dict[str, str | None] = {}
@@ -108,7 +110,7 @@ class Squeeze(nn.Module):
         found: dict[str, Capture] = {}
         fine: list[Tensor] = []
         taps = self._taps(args, kwargs, found, lengths)
-        with tree.on_one_device(self, (args, kwargs)), taps, self._finer_tap(fine, finer):
+        with told(self, inputs), tree.on_one_device(self, (args, kwargs)), taps, self._finer_tap(fine, finer):
             output = self.model(*args, **kwargs)
         missing = [stream for stream in self.places if stream not in found]
         if not found:

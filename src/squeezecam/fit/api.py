@@ -23,6 +23,7 @@ from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.randomness import torch_seeded
 from squeezecam.tap import evaluating
@@ -84,10 +85,12 @@ def fit(
 
     Raises:
         FitError: no batches, nothing finite, no labels where they are needed, a head that cannot be run on its own.
-        InputError: an unknown name or a value out of range.
+        InputError: an unknown name or a value out of range, something else than batches, or batches that the model
+            does not take.
 
     """
     _check(squeeze, objective, train, task, agreement, hold_out)
+    check_batches(squeeze, batches)
     output = squeeze.output_name(output)
     device = next((p.device for p in squeeze.parameters()), torch.device("cpu"))
     started = time.perf_counter()

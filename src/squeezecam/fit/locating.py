@@ -24,6 +24,7 @@ from squeezecam.fit.batches import Pick
 from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
 from squeezecam.locator import Locator
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.randomness import torch_seeded
 from squeezecam.refiner import evidence_of
@@ -104,6 +105,7 @@ def locate(
         InputError: no class evidence, no map with height and width, no finer map before it.
 
     """
+    check_batches(squeeze, batches)
     pictures = Pictures(squeeze, output, inputs)
     total, held = counted(batches, hold_out, "locating")
     if epochs < 1:
