@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam.block import SEBlock
-from squeezecam.errors import FitError, InputError
+from squeezecam.errors import FitError, InputError, SqueezeWarning
 from squeezecam.fit import batches as batching
 from squeezecam.fit import faithful
 from squeezecam.fit.features import random_windows
@@ -368,3 +368,18 @@ class TestBatchesAndErrors:
         report = attached().fit([x])
         assert report.samples + report.held_out == 59
         assert any("1 samples" in note for note in report.notes)
+
+    @pytest.mark.parametrize(("count", "few"), [(8, True), (49, True), (50, False)])
+    def test_few_samples_are_said_to_be_few(self, count: int, few: bool) -> None:
+        report = attached().fit([pictures(count)[0]])
+        said = [note for note in report.notes if "samples are few" in note]
+        assert len(said) == few
+        assert not few or (said[0].startswith(f"{count} samples") and f"note: {said[0]}" in str(report))
+
+    def test_samples_that_are_all_alike_are_warned_of(self) -> None:
+        one = pictures(1)[0]
+        with pytest.warns(SqueezeWarning, match="all 60 samples look the same to the model"):
+            report = attached().fit([one.expand(40, -1, -1, -1), one.expand(20, -1, -1, -1)])
+        assert any("look the same" in note for note in report.notes)
+        other = torch.cat([one.expand(59, -1, -1, -1), one * 1.001])
+        assert not any("look the same" in note for note in attached().fit([other]).notes)

@@ -31,6 +31,9 @@ from squeezecam.tap import evaluating
 MINIMUM = 8
 """Samples below which nothing can be held out."""
 
+FEW = 50
+"""Samples below which the report says that they are few: a fifth of them, held out, is ten."""
+
 Objective = Literal["faithful", "task"]
 Train = Literal["block", "head", "all"]
 
@@ -262,6 +265,17 @@ def _notes(squeeze: Squeeze, cache: Cache, found: dict[str, Any]) -> list[str]:
         notes.append(f"{cache.skipped} samples with NaN or infinity were left out")
     if cache.left_out:
         notes.append(f"{cache.left_out} samples were not used: their features would take too much memory")
+    if len(cache) < FEW:
+        notes.append(
+            f"{len(cache)} samples are few: what is usual for each channel and the shares above are uncertain, a sound "
+            "fit has a few hundred"
+        )
+    if reporting.all_alike(cache):
+        notes.append(
+            f"all {len(cache)} samples look the same to the model: the fit has nothing to learn from; give different "
+            "ones, and look at what the preprocessing makes of them"
+        )
+        warnings.warn(notes[-1], SqueezeWarning, stacklevel=4)
     if found["fallback"] > 0.05:
         notes.append(
             f"the published rule kept nothing in {found['fallback']:.0%} of the samples, where the top tenth was taken"
