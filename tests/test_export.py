@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import squeezecam
+from squeezecam.cli import main
 from squeezecam.errors import InputError, ModelError
 
 pytest.importorskip("onnxruntime")
@@ -127,7 +130,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch):
             pass
 
         def run(self, names: list[str], fed: dict) -> list:
-            assert fed["input"].shape[0] == 3  # one more than the example has
+            assert fed["input"].shape[0] == 3
             return [given[name].numpy() for name in names]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
@@ -144,7 +147,9 @@ class _Two(nn.Module):
 
 
 def checked(dtype: torch.dtype = torch.float32) -> float:
-    return exporting._checked(_Two(dtype), (torch.zeros(2, 1),), Path("none.onnx"), ["input"], ["output", "heatmap"])
+    model, larger = _Two(dtype), (torch.zeros(3, 1),)
+    expected = exporting._expected(model, larger, ["output", "heatmap"])
+    return exporting._checked(model, larger, expected, Path("none.onnx"), ["input"])
 
 
 def test_the_check_states_the_largest_difference_as_a_share_of_the_largest_value(runtime: dict) -> None:
@@ -206,3 +211,29 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(tmp_path: Path) 
     with pytest.raises(ModelError, match="cannot be exported"):
         export_onnx(squeezecam.attach(Deciding().eval(), x), x, tmp_path / "model.onnx", None, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_passes_its_options_on_and_says_whose_heatmap_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple] = []
+
+    def made_up(squeeze: squeezecam.Squeeze, example: Tensor, *options: object) -> exporting.Exported:
+        asked.append(options)
+        return exporting.Exported(options[0], ["input"], ["age", "heatmap", "gates"], 2e-6, "age", "class", options[2])
+
+    monkeypatch.setattr(exporting, "export_onnx", made_up)
+    path = tmp_path / "m.onnx"
+    words = ["squeezecam", "export", "--onnx", str(path), "--output", "age", "--target", "3", "--method", "class"]
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code in (None, 0)
+    assert asked == [(path, "class", 3, "age")] * 2
+    lines, found = capsys.readouterr().out.split("{", 1)
+    assert "heatmap: method 'class', of the output 'age', its class 3" in lines
+    assert "outputs: age, heatmap, gates" in lines
+    record = json.loads("{" + found)
+    assert record["heatmap"] == {"output": "age", "method": "class", "target": 3}
+    assert (record["outputs"], record["difference"]) == (["age", "heatmap", "gates"], 2e-6)

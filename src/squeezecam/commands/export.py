@@ -97,6 +97,8 @@ def export_onnx(
         returned = plain(*args, **kwargs)[0]
     outputs = [*_names(squeeze, returned, inputs), MAP, GATES]
     module = _Flat(plain, list(kwargs)).eval()
+    larger = tuple(torch.cat([tensor, tensor[:1].flip(-1)]) for tensor in given)
+    expected = _expected(module, larger, outputs)
     batch = {0: torch.export.Dim("batch", min=1)}
     with atomic_path(path) as temporary:
         try:
@@ -109,7 +111,7 @@ def export_onnx(
         except Exception as error:  # the exporter raises whatever the model's operations make it raise
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise ModelError(f"the model cannot be exported to ONNX: {reason}") from error
-        difference = _checked(module, given, temporary, inputs, outputs)
+        difference = _checked(module, larger, expected, temporary, inputs)
     return Exported(path, inputs, outputs, difference, plain.output, plain.method, target)
 
 
@@ -127,40 +129,51 @@ def _names(squeeze: Squeeze, returned: Any, inputs: list[str]) -> list[str]:
     return names
 
 
-def _checked(module: nn.Module, given: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str]) -> float:
-    """The largest difference on a batch one larger than the example, so that a batch size that was baked in shows.
+def _expected(module: nn.Module, larger: tuple[Tensor, ...], outputs: list[str]) -> dict[str, Tensor]:
+    """What the model gives on a batch one larger than the example, so that a batch size that was baked in shows.
 
     Raises:
-        ModelError: it is too large, or values are not finite.
+        ModelError: NaN or infinity, which no file can be compared with.
 
     """
-    import onnxruntime
-
-    larger = tuple(torch.cat([tensor, tensor[:1].flip(-1)]) for tensor in given)
-    expected = _run(module, larger)
-    for name, values in zip(outputs, expected, strict=True):
+    expected = dict(zip(outputs, _run(module, larger), strict=True))
+    for name, values in expected.items():
         if not bool(values.isfinite().all()):
             raise ModelError(
                 f"the model itself gives NaN or infinity for '{name}' on the example, so that the file cannot be "
                 "checked; nothing was written: look at its weights and its preprocessing"
             )
+    return expected
+
+
+def _checked(
+    module: nn.Module, larger: tuple[Tensor, ...], expected: dict[str, Tensor], path: Path, inputs: list[str]
+) -> float:
+    """The largest difference between the file and what is expected of it.
+
+    Raises:
+        ModelError: it is too large, or NaN; or onnxruntime cannot run the file.
+
+    """
+    import onnxruntime
+
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         fed = {name: tensor.cpu().numpy() for name, tensor in zip(inputs, larger, strict=True)}
-        found = [torch.from_numpy(part) for part in session.run(outputs, fed)]
+        found = [torch.from_numpy(part) for part in session.run(list(expected), fed)]
     except Exception as error:  # the runtime's own kinds, which share no base; TypeError where NumPy has no such format
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"onnxruntime cannot run the exported file, so that it cannot be checked; nothing was written: {reason} "
             "(a model in bfloat16 runs once it is in float32: model.float())"
         ) from error
-    differences = {name: _relative(*pair) for name, *pair in zip(outputs, found, expected, strict=True)}
+    differences = {name: _relative(one, expected[name]) for name, one in zip(expected, found, strict=True)}
     worst = max(differences, key=lambda name: differences[name])
     tolerance = _tolerance(module)
     if differences[worst] <= tolerance:
         return differences[worst]
     amount = f"{differences[worst]:.1e} of its largest value" if math.isfinite(differences[worst]) else "NaN"
-    again = max(_relative(*pair) for pair in zip(_run(module, larger), expected, strict=True))
+    again = max(_relative(*pair) for pair in zip(_run(module, larger), expected.values(), strict=True))
     if again > tolerance:
         reason = (
             "The model gives another result each time for the same input: take what it draws at random out of its "
