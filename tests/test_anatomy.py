@@ -247,6 +247,25 @@ def test_inspect_says_what_attach_does(vit: nn.Module) -> None:
     assert json.loads(json.dumps(found.as_dict()))["places"]["map"]["grid"] == [8, 6]
 
 
+@pytest.mark.parametrize("classes", [1, 2, 5, 60])
+@pytest.mark.parametrize("known", [True, False])
+def test_inspect_tells_the_size_of_the_block_before_and_after_the_fit(classes: int, known: bool) -> None:
+    tail = [nn.Linear(8, classes)] if known else [nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, classes)]
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), *pooled, *tail).eval()
+    x = torch.rand(16, 3, 16, 16)
+    found = inspect(model, x)
+    squeeze = squeezecam.attach(model, x)
+    assert found.added["map"] == sum(p.numel() for p in squeeze.blocks.parameters())
+    assert found.exact["output"] == known
+    squeeze.fit([x, x.flip(0)], progress=False)
+    after = sum(p.numel() for p in squeeze.blocks.parameters())
+    assert found.fitted == {"map": after}
+    share = after / sum(p.numel() for p in model.parameters())
+    assert f"as it is attached, {after:,} parameters ({share:.2%}) once it is fitted" in str(found)
+    assert found.as_dict()["places"]["map"]["fitted"] == after
+
+
 def test_inspect_of_a_named_place(vit: nn.Module) -> None:
     found = inspect(vit, IMAGE, at="blocks.0")
     assert found.places["map"].module == "blocks.0"

@@ -445,6 +445,25 @@ def test_get_says_how_many_there_are_where_it_is_not_one():
 # --- what attach takes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["one stream", "two streams"])
+def test_attaching_leaves_the_callers_random_numbers_alone_and_still_follows_his_seed(kind):
+    two = kind == "two streams"
+    model = (TwoStreams() if two else ConvNet()).eval()
+    x = torch.randn(2, 2, 14, 18)
+    example = (x, torch.randn(2, 2, 20, 10)) if two else x
+
+    def attached(seed):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        squeeze = squeezecam.attach(model, example)
+        assert torch.equal(torch.get_rng_state(), before)
+        return [block.reduce.weight.detach() for block in squeeze.blocks.values()]
+
+    first, again, other = attached(1), attached(1), attached(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 def test_the_block_takes_the_models_dtype_and_the_asked_width():
     model, x = model_and_input()
     assert squeezecam.attach(model, x).block().hidden == 2

@@ -524,11 +524,13 @@ def test_a_file_in_the_place_of_the_output_folder(run: Run, photo: Path, tmp_pat
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", [["explain"], ["compare"], ["evaluate", "--data"]])
 @pytest.mark.parametrize("out", ["in", "."])
-def test_the_pictures_themselves_are_never_overwritten(run: Run, photo: Path, out: str) -> None:
+def test_the_pictures_themselves_are_never_overwritten(run: Run, photo: Path, command: list[str], out: str) -> None:
     before = photo.read_bytes()
-    ran = run("explain", photo, "--out", out)
+    ran = run(*command, photo, "--out", out)
     assert (ran.code, len(ran.lines)) == (1, 1)
+    assert "holds a picture that is to be" in ran.err
     assert "--out" in ran.err
     assert photo.read_bytes() == before
     assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]

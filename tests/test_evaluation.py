@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from PIL import Image
 import squeezecam
 from conftest import ConvNet, Planted, leave_identity
 from squeezecam import InputError, Squeeze
+from squeezecam.errors import SqueezeWarning
 from squeezecam.evaluation import choose_columns
 from squeezecam.evaluation.columns import COLUMNS, DEFAULT, passes
 from squeezecam.evaluation.running import run
 from squeezecam.evaluation.source import Given
 from squeezecam.evaluation.subject import Remembering, Subject
 from squeezecam.evaluation.summary import Evaluation, accuracies
-from squeezecam.evaluation.truth import in_frame, read_boxes
+from squeezecam.evaluation.truth import in_frame, misplaced, read_boxes
 from squeezecam.metrics import (
     average_drop,
     bootstrap_difference,
@@ -331,6 +333,48 @@ def test_boxes_and_masks_in_a_mirrored_frame() -> None:
     assert boxes.tolist() == [[12, 2, 18, 6]]
     assert in_frame([(1, 2, 4, 6)], (0, 0, 10, 10), 20, 10, (False, True)).tolist() == [[2, 4, 8, 8]]
     assert in_frame([(-5, 0, 4, 20)], (0, 0, 10, 10), 10, 10, (True, True)).tolist() == [[6, 0, 10, 10]]
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((0, 0, 9999, 9999), "box 0,0,9999,9999 reaches beyond the picture, which has 400x200 pixels, and is cut off"),
+        ((150, 50, 402, 100), "reaches beyond"),
+        ((150, 50, 250, 201.5), "reaches beyond"),
+        ((-1.5, 50, 250, 100), "reaches beyond"),
+        ((150, -2, 250, 100), "reaches beyond"),
+        ((500, 10, 600, 100), "box 500,10,600,100 lies outside the picture, which has 400x200 pixels, and is left out"),
+        ((10, 200, 60, 300), "lies outside"),
+        ((-9, 10, 0, 100), "lies outside"),
+        ((10, -9, 60, 0), "lies outside"),
+        ((0, 0, 90, 90), r"what the preprocessing cuts away \(it shows 100,0,300,200\), and is left out"),
+        ((0, 0, 401, 201), None),  # a pixel too far by another way of counting
+        ((-1, -1, 400, 200), None),
+        ((0, 20, 120, 60), None),  # cut by the crop alone, as it has to be
+    ],
+)
+def test_a_box_that_lies_where_no_picture_is_is_told(box: tuple[float, ...], said: str | None) -> None:
+    found = misplaced([(150, 50, 250, 100), box], (100.0, 0.0, 300.0, 200.0), 400, 200)
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])
+
+
+def test_boxes_made_for_another_size_are_warned_of_with_file_and_sizes(tmp_path: Path) -> None:
+    """Boxes in pixels of the network's input, or of a larger original, are the usual mistake."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcde":
+        Image.new("RGB", (64, 48)).save(folder / f"{name}.png")
+    path = tmp_path / "boxes.csv"
+    path.write_text("file,x0,y0,x1,y1\n" + "".join(f"{name}.png,10,10,200,200\n" for name in "abcde"))
+    words = ["--methods", "class", "--metrics", "pointing_game", "--out", str(tmp_path / "out")]
+    with pytest.warns(SqueezeWarning) as told:
+        command("evaluate", "--data", str(folder), "--boxes", str(path), *words)
+    words = [str(warning.message) for warning in told if warning.category is SqueezeWarning]
+    assert len(words) == 4  # three of them, and how many there are
+    assert words[0].startswith("a.png: box 10,10,200,200 reaches beyond the picture, which has 64x48 pixels")
+    assert "in pixels of the image file" in words[0]
+    assert words[3].startswith("5 boxes in all")
 
 
 def test_boxes_file(tmp_path: Path) -> None:

@@ -525,7 +525,7 @@ def test_features_of_another_width_than_in_the_probe_are_refused():
 
 def test_an_input_without_batch_axis_is_refused_in_words():
     model, x = ConvNet(), example()
-    with pytest.raises((SiteError, InputError), match="axes"):
+    with pytest.raises((SiteError, InputError), match=r"an axis is missing, .*the batch axis: try x\[None\]"):
         attached(nn.Sequential(model.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(-3), model.fc), x).explain(x[0])
 
 

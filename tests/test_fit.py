@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam.block import SEBlock
-from squeezecam.errors import FitError, InputError
+from squeezecam.errors import FitError, InputError, SqueezeWarning
 from squeezecam.fit import batches as batching
 from squeezecam.fit import faithful
 from squeezecam.fit.features import random_windows
@@ -248,6 +249,51 @@ class TestParts:
         clear = (z @ weight.T).topk(2, 1).values.diff(dim=1).abs().flatten() > 0.3
         assert (top[clear] == winner[clear][:, None]).all()
 
+    @pytest.mark.parametrize(
+        ("classes", "units"),
+        [
+            (2, [(0.0, 1.0)]),  # two opposite rows: whichever speaks
+            (4, [(0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0)]),
+            (51, [(0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0)]),  # 255 units, 256 is the limit
+            (52, [(0.7, 1.0)]),
+        ],
+    )
+    def test_the_layers_of_the_block_on_numbers_that_one_can_check(
+        self, classes: int, units: list[tuple[float, float]]
+    ) -> None:
+        """Class k is channel k, and each sample is one channel alone: the winner's logit is 1 for all of them.
+
+        Its estimate through the origin, with a penalty as large as the mean eigenvalue, is half of the sum over the
+        channels. Every channel has the usual strength 1 / classes.
+        """
+        one = torch.eye(classes, dtype=torch.float64)
+        first, second = faithful.detectors(one.float(), torch.zeros(classes), one.float())
+        rows = torch.cat([slope * (one - threshold * 0.5) for threshold, slope in units])
+        columns = (one - 1 / classes) / classes**0.5
+        torch.testing.assert_close(first.double(), rows, atol=1e-5, rtol=0)
+        torch.testing.assert_close(second.double(), columns.repeat(1, len(units)), atol=1e-6, rtol=0)
+
+    def test_a_quarter_of_the_widest_amplitude_is_used(self) -> None:
+        """One prediction in a thousand stays at any amplitude, so that the widest one there is, .02, is found."""
+        squeeze, x = attached(), pictures(200)[0]
+        report = squeeze.fit([x], agreement=0.001)
+        assert report.settings["amplitude"] == pytest.approx(0.25 * 0.02)
+        logits = squeeze.block().logits(squeeze.capture(x)[1]["map"].squeezed)
+        assert float(logits.std(1, correction=0).mean()) == pytest.approx(0.25 * 0.02, rel=0.05)
+
+    @pytest.mark.parametrize("limit", [0.0123, 0.0004])
+    def test_the_widest_amplitude_that_keeps_the_predictions_is_found(
+        self, limit: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def kept_up_to_the_limit(squeeze: object, cache: object, output: str, index: Tensor, strength: float) -> Tensor:
+            return F.one_hot(torch.full((len(index),), int(strength > limit)), 2)
+
+        monkeypatch.setattr(faithful, "gated_values", kept_up_to_the_limit)
+        cache = SimpleNamespace(values=torch.tensor([[1, 0]] * 5), windows={})
+        found = faithful._widest(None, cache, "output", "classification", torch.arange(5), 0.9, lambda count: None)
+        # Seven halvings of a thousandfold range on a logarithmic scale: 5.5 % below the limit at most.
+        assert limit / 1000 ** (1 / 2**7) <= found <= limit
+
     def test_rows_behind_a_relu_are_corrected_by_what_the_model_said(self) -> None:
         g = torch.Generator().manual_seed(0)
         weight, features = torch.randn(12, 6, generator=g), torch.rand(600, 6, 3, 3, generator=g).square()
@@ -322,3 +368,18 @@ class TestBatchesAndErrors:
         report = attached().fit([x])
         assert report.samples + report.held_out == 59
         assert any("1 samples" in note for note in report.notes)
+
+    @pytest.mark.parametrize(("count", "few"), [(8, True), (49, True), (50, False)])
+    def test_few_samples_are_said_to_be_few(self, count: int, few: bool) -> None:
+        report = attached().fit([pictures(count)[0]])
+        said = [note for note in report.notes if "samples are few" in note]
+        assert len(said) == few
+        assert not few or (said[0].startswith(f"{count} samples") and f"note: {said[0]}" in str(report))
+
+    def test_samples_that_are_all_alike_are_warned_of(self) -> None:
+        one = pictures(1)[0]
+        with pytest.warns(SqueezeWarning, match="all 60 samples look the same to the model"):
+            report = attached().fit([one.expand(40, -1, -1, -1), one.expand(20, -1, -1, -1)])
+        assert any("look the same" in note for note in report.notes)
+        other = torch.cat([one.expand(59, -1, -1, -1), one * 1.001])
+        assert not any("look the same" in note for note in attached().fit([other]).notes)

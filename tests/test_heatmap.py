@@ -20,6 +20,28 @@ def test_each_aggregation_on_numbers_that_one_can_check():
     torch.testing.assert_close(heatmap.aggregate(features, gates, kept, "energy"), expected)
 
 
+@pytest.mark.parametrize("strength", [0.8, -0.8])
+def test_the_first_principal_component_is_told_from_a_second_one_that_is_nearly_as_strong(strength):
+    first = torch.tensor([3.0, -1.0, -1.0, -1.0], dtype=torch.float64) / 12**0.5
+    second = torch.tensor([0.0, 2.0, -1.0, -1.0], dtype=torch.float64) / 6**0.5
+    features = torch.stack([first, strength * second])[None].view(1, 2, 2, 2)
+    # Unit vectors at right angles, mean 0, variances 1 and 0.64: the answer is the first, to 0.67 * 0.64**24 = 1.5e-5.
+    torch.testing.assert_close(heatmap.principal(features), first.view(1, 2, 2), atol=3e-5, rtol=0)
+
+
+def test_the_principal_component_is_that_of_a_decomposition():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 12, 5, 4, generator=generator, dtype=torch.float64)
+    features[:, :4] += 2 * torch.randn(3, 1, 5, 4, generator=generator, dtype=torch.float64)
+    flat = features.flatten(2)
+    _, sizes, patterns = torch.linalg.svd(flat - flat.mean(2, keepdim=True))
+    assert bool((sizes[:, 1] < 0.8 * sizes[:, 0]).all())
+    expected = patterns[:, 0]
+    energy = flat.square().sum(1)
+    side = ((energy - energy.mean(1, keepdim=True)) * expected).sum(1, keepdim=True).sign()
+    torch.testing.assert_close(heatmap.principal(features).flatten(1), side * expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 4), (2, 6, 2, 3, 4)])
 def test_aggregation_averages_only_the_kept_channels_of_each_sample(shape):
     features, gates = torch.rand(shape, dtype=torch.float64), torch.rand(2, 6, dtype=torch.float64)

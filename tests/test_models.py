@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from squeezecam.commands.options import open_squeeze
 from squeezecam.errors import InputError, ModelError
 from squeezecam.models import torchvision_guard, zoos
 from squeezecam.models.factory import load_file
+from squeezecam.models.feeding import feeding
 from squeezecam.models.labels import as_labels, label_of, read_labels
-from squeezecam.models.loaded import ClipPreprocess, DefaultPreprocess
+from squeezecam.models.loaded import ClipPreprocess, DefaultPreprocess, LoadedModel, as_pixel_values
 from squeezecam.models.resolve import load_model
 from squeezecam.models.torchvision_guard import ensure_torchvision, require
 from squeezecam.models.weights import load_weights
@@ -179,6 +182,59 @@ def test_factory_with_preprocessing(factory_file: Path) -> None:
     assert loaded.model.home == str(factory_file.parent)
     batch = torch.rand(2, 3, 9, 9)
     assert loaded.make_inputs(batch) is batch
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "fed"),
+    [
+        (torch.float32, torch.float16, torch.float16),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float64, torch.float32, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.uint8, torch.float16, torch.uint8),
+    ],
+)
+def test_pictures_are_fed_in_the_number_format_of_the_models_weights(
+    given: torch.dtype, weights: torch.dtype, fed: torch.dtype
+) -> None:
+    loaded = LoadedModel(nn.Linear(2, 2).to(weights), lambda picture: torch.zeros(1), None, "m", (), "")
+    assert feeding(loaded)(torch.ones(1, 2, dtype=given)).dtype == fed
+    by_name = replace(loaded, make_inputs=as_pixel_values)
+    assert feeding(by_name)(torch.ones(1, 2, dtype=given))["pixel_values"].dtype == fed
+
+
+def test_a_model_of_two_formats_gets_what_the_preprocessing_gives() -> None:
+    model = nn.Sequential(nn.Linear(2, 2).half(), nn.Linear(2, 2))
+    batch = torch.ones(1, 2)
+    assert feeding(LoadedModel(model, lambda picture: batch, None, "m", (), ""))(batch) is batch
+
+
+def test_a_model_in_half_precision_is_explained_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    layers = nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)\n"
+        "    return nn.Sequential(*layers).eval().half()\n"
+    )
+    loaded, squeeze = open_squeeze(f"{tmp_path / 'half.py'}:net")
+    explanation = squeeze.explain(loaded.make_inputs(loaded.preprocess(PICTURE)[None]))
+    assert explanation.output.dtype == torch.float16
+    assert bool(explanation.heatmap.isfinite().all())
+
+
+def test_a_model_of_two_inputs_is_refused_and_python_is_named(tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(
+        "from torch import nn\n"
+        "class Two(nn.Module):\n"
+        "    def forward(self, picture, age, *more, scale=1, **rest):\n"
+        "        return picture\n"
+        "class One(nn.Module):\n"
+        "    def forward(self, picture, age=None, **rest):\n"
+        "        return picture\n"
+    )
+    with pytest.raises(ModelError, match=r"Two takes 2 inputs \(picture, age\), .*pictures only.*squeezecam.attach"):
+        load_model(f"{tmp_path / 'two.py'}:Two")
+    load_model(f"{tmp_path / 'two.py'}:One")
 
 
 def test_factory_without_preprocessing_gets_the_documented_one_and_says_so(factory_file: Path) -> None:

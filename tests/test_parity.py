@@ -290,9 +290,25 @@ def test_what_does_not_fit_is_told(options: dict[str, object], words: str) -> No
 def test_labels_beyond_the_outputs_are_told_with_the_way_out() -> None:
     data = pictures(20)
     with pytest.raises(InputError, match=r"go up to 7.*outputs=8"):
-        parity(Dropping, (data.data, data.labels.clamp(max=0) + 7), data)
+        parity(Dropping, (data.data, data.labels + 5), data)
     with pytest.raises(InputError, match="differ in number: 20 samples and 3 labels"):
         InMemory(data.data, data.labels[:3])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.ones(20, dtype=torch.long), "labels of the 14 training samples are all 1: a study needs at least two"),
+        (torch.full((20,), 2.5), "are all 2.5: .* or figures that differ"),
+        (torch.tensor([[1.0, 0.0, 1.0]]).repeat(20, 1), "are the same for every sample"),
+    ],
+)
+def test_labels_that_are_all_alike_are_refused_before_anything_is_trained(labels: Tensor, said: str) -> None:
+    def never() -> nn.Module:
+        pytest.fail("no network is needed to see that")
+
+    with pytest.raises(InputError, match=said):
+        parity(never, (torch.randn(20, 2, 12, 12), labels), seeds=2)
 
 
 # --- data, gates, auxiliary losses ----------------------------------------------------------------------

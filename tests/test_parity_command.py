@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -101,6 +103,36 @@ def test_what_is_missing_is_one_clear_line(
     assert "--data is needed" in capsys.readouterr().err
     assert run(monkeypatch, "parity", "--data", folder / "data", "--augment", "spin", "--out", folder / "o") == 1
     assert "unknown augmentation 'spin'" in capsys.readouterr().err
+
+
+def test_a_folder_with_train_and_val_is_no_set_of_two_classes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, count in (("train", 12), ("val", 3)):
+        (folder / "cut" / part).mkdir(parents=True)
+        for name in ("dark", "light"):
+            shutil.copytree(folder / "data" / name, folder / "cut" / part / name)
+            for number in range(count, 15):
+                (folder / "cut" / part / name / f"{number}.png").unlink()
+    arguments = (
+        "parity", "--model", f"{folder}/nets.py:net", "--data", folder / "cut", "--out", folder / "out",
+        "--seeds", 2, "--epochs", 1, "--start", "scratch", "--batch-size", 8,
+    )  # fmt: skip
+    assert run(monkeypatch, *arguments) == 0
+    assert re.search("trained on .*train, tested on .*val", capsys.readouterr().err)
+    found = json.loads((folder / "out" / "parity.json").read_text())
+    assert (found["trained on"], found["tested on"]) == (24, 6)
+
+
+@pytest.mark.parametrize("out", ["data", "data/out"])
+def test_nothing_is_written_into_the_data(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    arguments = ("parity", "--model", f"{folder}/nets.py:net", "--data", folder / "data", "--out", folder / out)
+    assert run(monkeypatch, *arguments) == 1
+    assert re.search("output folder .* lies in the data .*: give another --out", capsys.readouterr().err)
+    assert not [path for path in (folder / "data").rglob("*") if path.is_file() and path.suffix != ".png"]
+    assert not (folder / "data" / "out").exists()
 
 
 def test_labels_come_from_folders_from_an_archive_or_from_a_csv(folder: Path) -> None:

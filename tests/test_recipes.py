@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -428,6 +429,49 @@ def test_train_on_pictures_of_one_class_each(tmp_path: Path, factories: Path, sq
     assert code == 0, err
     rows = json.loads((tmp_path / "x/results.json").read_text())["results"]
     assert [row["label"] for row in rows].count(miniatures.WORDS[1]) >= 9
+
+
+def test_train_on_a_folder_of_ones_own_classes(tmp_path: Path, factories: Path, squeezecam: Any) -> None:
+    rng = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 60, (16, 16, 3))
+            pixels[..., channel] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mine" / name / f"{number}.png")
+    words = ["train", "--data", tmp_path / "mine", "--model", f"{factories}:small", "--epochs", 6, "--batch-size", 7,
+             "--rate", 0.03, "--out", tmp_path / "out"]  # fmt: skip
+    code, shown, err = squeezecam(*words)
+    assert code == 0, err
+    assert "no boxes or masks: where the maps land is not measured" in err
+    assert "mine: 28 pictures to train on, 12 to test on" in err
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (found["overall"]["with"], found["maps"]) == (1.0, None)
+    assert (tmp_path / "out" / "labels.txt").read_text().split() == ["blue", "red"]
+    assert "labels.txt" in shown
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("nowhere", "--data is 'nowhere', which is no folder; expected a data set, such as cub:FOLDER"),
+        ("cub", "or a folder with one sub-folder per class"),
+        ("cub@train:here", "both parts are used: leave the part out, cub:here"),
+        ("MINE", "the output folder .* holds a picture that is to be trained or tested on"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, squeezecam: Any, data: str, said: str
+) -> None:
+    for name in "ab":
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / f"{number}.png")
+    given = str(tmp_path / "mine") if data == "MINE" else data
+    code, _, err = squeezecam("train", "--data", given, "--model", "none", "--out", tmp_path / "mine")
+    assert code == 1
+    assert re.search(said, err)
+    assert sorted(path.name for path in (tmp_path / "mine").rglob("*.*")) == ["0.png", "0.png", "1.png", "1.png"]
 
 
 @pytest.mark.parametrize(

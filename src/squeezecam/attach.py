@@ -47,7 +47,8 @@ def attach(
     """Put an SE block before the classifier of ``model``.
 
     Two forward passes on ``example``: one to trace the data flow, one to verify what was found on the numbers
-    themselves.
+    themselves. The new block is drawn from where torch's generator stands, which is put back: what you draw next is as
+    without attaching.
 
     Args:
         model: any classifier, regressor or multi-label network. It is not changed.
@@ -151,7 +152,9 @@ def _named_streams(model: nn.Module, places: dict[str, Place]) -> dict[str, Plac
 def _blocks(model: nn.Module, anatomy: Anatomy, reduction: int, hidden: int | None) -> dict[str, SEBlock]:
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     dtype = torch.promote_types(reference.dtype, torch.float32)  # half would drown the narrow gates
-    with torch.inference_mode(False):  # weights made under inference mode could never be trained
+    # Weights made under inference mode could never be trained. Drawn on the CPU from where its generator stands, which
+    # is put back: two attached models differ by what the user seeded, and what he draws next is as without attaching.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return {
             stream: SEBlock(place.channels, reduction, hidden=hidden).to(device=reference.device, dtype=dtype)
             for stream, place in anatomy.places.items()
@@ -163,6 +166,8 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     batch = tree.batch_size(args, kwargs)
     squeeze.outputs, squeeze.default_output = anatomy.outputs, anatomy.default_output
     squeeze.example_batch, squeeze.positional = batch, max(1, len(args))
+    given = tree.leaves((args, kwargs))
+    squeeze.example_leaves = {path: (tuple(tensor.shape), tensor.dtype) for path, tensor in given}
     squeeze.candidates = anatomy.candidates
     squeeze.classifiers = {name: weights[0] for name, weights in anatomy.weights.items()}
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"

@@ -64,7 +64,7 @@ class Head:
 
     @property
     def exact(self) -> bool:
-        """Whether the class map of this head adds up to the logit."""
+        """Whether the mean of this head's signed class map over the positions, plus a constant, is the logit."""
         return self.pool != "max"
 
     def describe(self) -> str:

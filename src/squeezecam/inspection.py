@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from squeezecam.attach import attach
+from squeezecam.fit.faithful import units_for
+from squeezecam.module import Squeeze
 from squeezecam.native_se import NativeBlock, find_native
 from squeezecam.site import Candidate, Place, Site
 
@@ -29,9 +31,12 @@ class Inspection:
         model_parameters: how many it has.
         places: per stream, the place that was taken.
         candidates: every feature map that was considered, the last one of the pass first, each with the verdict.
-        added: per stream, parameters of the block.
+        added: per stream, parameters of the block as it is attached.
+        fitted: per stream, parameters of the block that takes its place once it is fitted without labels, for the
+            default output; None where the number of classes is not known.
         heads: per output, what feeds its classification layer, in words.
-        exact: per output, whether its class map needs no fit and adds up to the logit.
+        exact: per output, whether its class map needs no fit, and the mean of the signed map (``raw``) plus a constant
+            is the logit.
         signed: per stream, whether the features can be negative, so that their plain mean would cancel.
         native: SE blocks that the model has already.
 
@@ -42,6 +47,7 @@ class Inspection:
     places: dict[str, Place]
     candidates: list[Candidate]
     added: dict[str, int]
+    fitted: dict[str, int | None]
     heads: dict[str, str]
     exact: dict[str, bool]
     signed: dict[str, bool]
@@ -101,7 +107,10 @@ class Inspection:
             "model": self.model,
             "model_parameters": self.model_parameters,
             "at": self.paste(),
-            "places": {stream: {**_plain(place), "added": self.added[stream]} for stream, place in self.places.items()},
+            "places": {
+                stream: {**_plain(place), "added": self.added[stream], "fitted": self.fitted[stream]}
+                for stream, place in self.places.items()
+            },
             "candidates": [{**_plain(c.place), "verdict": c.verdict, "taken": c.taken} for c in self.candidates],
             "heads": {name: {"describe": text, "exact": self.exact[name]} for name, text in self.heads.items()},
             "signed": dict(self.signed),
@@ -111,9 +120,10 @@ class Inspection:
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.model_parameters:,} parameters", ""]
         for stream, place in self.places.items():
-            share = self.added[stream] / max(1, self.model_parameters)
             lines.append(f"{stream}: {place.describe()}")
-            lines.append(f"  adds {self.added[stream]:,} parameters ({share:.2%})")
+            lines.append(f"  adds {self._counted(self.added[stream])} as it is attached")
+            if (after := self.fitted[stream]) is not None:
+                lines[-1] += f", {self._counted(after)} once it is fitted without labels"
             if self.signed.get(stream):
                 lines.append("  features can be negative: a plain mean over channels would cancel")
         lines += ["", "what feeds the classifier"]
@@ -131,6 +141,9 @@ class Inspection:
                 "squeezecam.native_se reads them",
             ]
         return "\n".join([*lines, "", f"at={self.paste()}"])
+
+    def _counted(self, parameters: int) -> str:
+        return f"{parameters:,} parameters ({parameters / max(1, self.model_parameters):.2%})"
 
 
 def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
@@ -162,11 +175,25 @@ def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
         places=dict(squeeze.places),
         candidates=list(squeeze.candidates),
         added={stream: sum(p.numel() for p in squeeze.block(stream).parameters()) for stream in squeeze.places},
+        fitted=_fitted(squeeze),
         heads=heads,
         exact={name: name in squeeze.heads and squeeze.heads[name].exact for name in squeeze.outputs},
         signed=dict(squeeze.signed),
         native=find_native(squeeze.model),
     )
+
+
+def _fitted(squeeze: Squeeze) -> dict[str, int | None]:
+    """Parameters of the blocks that a fit without labels would put in place of these."""
+    output = squeeze.default_output
+    head, last = squeeze.heads.get(output), squeeze.classifiers.get(output)
+    if head is not None:
+        units = units_for(len(head.offsets(squeeze.model)))
+    elif last is not None:
+        units = units_for(len(squeeze.model.get_parameter(last)))
+    else:
+        return dict.fromkeys(squeeze.places)
+    return {stream: 2 * place.channels * units for stream, place in squeeze.places.items()}
 
 
 def _plain(place: Place) -> dict[str, Any]:

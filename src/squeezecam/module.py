@@ -23,6 +23,7 @@ from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
 from squeezecam.joined import layer_inputs
 from squeezecam.locator import Locator
+from squeezecam.misfed import told
 from squeezecam.origin import Origins
 from squeezecam.readout import Readout, ReadoutHead
 from squeezecam.refiner import Refiner
@@ -80,6 +81,7 @@ class Squeeze(Calls):
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
         self.example_batch = 1
         self.positional = 1
+        self.example_leaves: dict[tree.Path, tuple[tuple[int, ...], torch.dtype]] = {}
         self.fit_info: dict[str, Any] = {}
         self.origins = Origins()
         self.candidates: list[Candidate] = []
@@ -113,6 +115,7 @@ class Squeeze(Calls):
         taps = self._taps(args, kwargs, found, lengths)
         joined = {name: head.weight for name, head in self.heads.items() if head.columns is not None}
         with (
+            told(self, inputs),
             tree.on_one_device(self, (args, kwargs)),
             taps,
             self._finer_tap(fine, finer),

@@ -23,21 +23,24 @@ from squeezecam.tap import by_keyword
 class Plain(nn.Module):
     """``inputs -> (output, heatmap, gates)`` with permanent hooks on a copy of the model that shares its parameters.
 
-    For ``torch.compile``, ``torch.export`` and ONNX: no decisions on values, no bookkeeping. One stream, its default
-    output. The map is that of :meth:`Squeeze.explain`; there is no status.
+    For ``torch.compile``, ``torch.export`` and ONNX: no decisions on values, no bookkeeping. One stream, the
+    map of one output beside all that the model returns. It is that of :meth:`Squeeze.explain`; there is no status.
 
     Args:
         squeeze: from :func:`squeezecam.attach`.
         method: as in ``explain``; None is the same default.
         target: the class to explain; None is the predicted one.
+        output: name of the output to explain; None is the default one.
 
     Raises:
-        InputError: several streams, gates per frame, an unknown method, a class that the head does not have, or a site
-            that runs more than once in a pass.
+        InputError: several streams, gates per frame, an unknown method or output, a class that the head does not have,
+            or a site that runs more than once in a pass.
 
     """
 
-    def __init__(self, squeeze: Squeeze, method: str | None = None, target: int | None = None) -> None:
+    def __init__(
+        self, squeeze: Squeeze, method: str | None = None, target: int | None = None, output: str | None = None
+    ) -> None:
         super().__init__()
         if len(squeeze.places) != 1:
             raise InputError(
@@ -46,12 +49,13 @@ class Plain(nn.Module):
         if squeeze.per_frame:
             raise InputError("as_module serves one SE vector per clip: attach with gates='clip'")
         self.stream, self.place = next(iter(squeeze.places.items()))
-        self.method = method or default_method(squeeze, target=target)
+        self.output = squeeze.output_name(output)
+        self.method = method or default_method(squeeze, self.output, target)
         if self.method not in METHODS:
             raise InputError(f"unknown method '{method}'; expected one of {', '.join(METHODS)}")
-        self.head = squeeze.evidence()
+        self.head = squeeze.evidence(self.output)
         needed = METHODS[self.method].needs_refiner
-        self.refiner = squeeze.refiner() if needed else None
+        self.refiner = squeeze.refiner(self.output) if needed else None
         if needed and self.refiner is None:
             raise InputError(f"the map '{self.method}' needs a refiner, which squeeze.refine(batches) fits")
         if METHODS[self.method].of_class and self.head is None:
@@ -68,10 +72,10 @@ class Plain(nn.Module):
                 f"'{self.place.module}' runs more than once in a pass, which as_module does not serve: "
                 "name another site"
             )
-        self.locator = squeeze.locator() if METHODS[self.method].aggregate == "focus" else None
+        self.locator = squeeze.locator(self.output) if METHODS[self.method].aggregate == "focus" else None
         self.target = target
-        self.sides = squeeze.single[squeeze.default_output] if squeeze.default_output in squeeze.binary else None
-        self.path = squeeze.outputs[squeeze.default_output]
+        self.sides = squeeze.single[self.output] if self.output in squeeze.binary else None
+        self.path = squeeze.outputs[self.output]
         self.input_path = squeeze.input_paths[self.stream]
         self.signed = squeeze.signed[self.stream]
         self.gating = squeeze.apply_mode == "gate"

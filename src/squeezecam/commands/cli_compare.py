@@ -40,6 +40,7 @@ def compare(
 ) -> None:
     """Methods side by side on the same pictures, with the time of each: ours, the Grad-CAM family, a control."""
     from squeezecam.commands.compare import compare_pictures
+    from squeezecam.commands.place import keep_apart
     from squeezecam.data.images import find_images
     from squeezecam.peers import choose
     from squeezecam.render.table import text_table
@@ -47,6 +48,7 @@ def compare(
     if methods is not None:
         choose(methods)  # a name that does not exist is said before anything is loaded
     sources = find_images(images, max_pixels=max_pixels)
+    keep_apart(out, sources, "compared")
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
         apply=apply, strict=strict,

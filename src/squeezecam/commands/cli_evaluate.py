@@ -84,6 +84,7 @@ def evaluate(
 ) -> None:
     """The table of metrics with controls, with intervals and paired differences to the best peer; text, CSV, JSON."""
     from squeezecam.commands.evaluate import Files, class_index, evaluate_pictures, labelled, randomise_pictures
+    from squeezecam.commands.place import keep_apart
     from squeezecam.data.images import find_images
     from squeezecam.data.sets import open_set
     from squeezecam.data.spec import parse
@@ -102,6 +103,7 @@ def evaluate(
     choose_columns(metrics, truth=boxes is not None or bool(specs))
     known = open_set(specs[0]) if specs else None
     sources = [] if known is not None else find_images(data, max_pixels=max_pixels)
+    keep_apart(out, sources if known is None else known.records[:1], "evaluated on")  # a set may have a million
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, device=device, seed=seed, at=at, adapter=adapter, apply=apply,
         strict=strict,

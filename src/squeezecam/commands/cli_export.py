@@ -20,6 +20,7 @@ def export(
         str | None, typer.Option("--method", help="published | contribution | class | refined | focus")
     ] = None,
     target: o.Target = None,
+    output: o.Output = None,
     apply: o.Apply = None,
     strict: o.Strict = False,
     at: o.At = None,
@@ -35,10 +36,15 @@ def export(
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, seed=seed, at=at, adapter=adapter, apply=apply, strict=strict
     )
-    found = export_onnx(squeeze, example_of(loaded), onnx, method, target)
+    found = export_onnx(squeeze, example_of(loaded), onnx, method, target, output)
     if as_json:
-        print(json.dumps({"command": command(), "onnx": str(found.path), "difference": found.difference}, indent=2))
+        record = {"command": command(), "onnx": str(found.path), "inputs": found.inputs, "outputs": found.outputs,
+                  "heatmap": {"output": found.explained, "method": found.method, "target": found.target},
+                  "difference": found.difference}  # fmt: skip
+        print(json.dumps(record, indent=2))
         return
+    wanted = "its predicted class" if found.target is None else f"its class {found.target}"
+    print(f"heatmap: method '{found.method}', of the output '{found.explained}', {wanted}")
     print(f"inputs: {', '.join(found.inputs)}; outputs: {', '.join(found.outputs)}; the first axis is the batch")
     print(f"onnxruntime agrees with the model to {found.difference:.1e} of each output's largest value")
     wrote([found.path])

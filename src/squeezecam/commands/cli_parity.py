@@ -22,7 +22,9 @@ def parity(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="folder with one sub-folder per class, or an .npz with images and labels; demo needs none"
+            "--data",
+            help="folder with one sub-folder per class, whole or as train/ and test/ or val/, or an .npz with images "
+            "and labels; demo needs none",
         ),
     ] = None,
     test: Annotated[
@@ -90,7 +92,7 @@ def parity(
     if data is None:
         training, testing, outputs, boxes = _demo()
     else:
-        training, testing, outputs = _read(loaded, data, test, truth, task, keep_head, max_pixels, failures)
+        training, testing, outputs = _read(loaded, data, test, truth, task, keep_head, max_pixels, failures, out)
         boxes = None
     about = {**o.about(loaded, None, seed), "data": str(data) if data else "generated pictures of the demo"}
     try:
@@ -128,10 +130,19 @@ def _read(
     keep: bool,
     max_pixels: int,
     failures: Failures,
+    out: Path,
 ) -> tuple[Any, Any, int | None]:
     """Training and test samples, and the number of outputs that the network needs."""
     from squeezecam.commands.parity import choose_classes, picture_samples, read_labelled
+    from squeezecam.commands.place import keep_outside
+    from squeezecam.data.folders import parts_of
 
+    if test is None and truth is None and (parts := parts_of(data)) is not None:
+        data, test = parts
+        say(f"trained on {data}, tested on {test}")
+    for read in (data, test):
+        if read is not None:
+            keep_outside(out, read)
     found = read_labelled(data, truth, max_pixels)
     other = read_labelled(test, None, max_pixels) if test is not None else None
     classes = choose_classes(found.labels, loaded, task, keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,18 @@ from squeezecam.commands.console import command, say
 from squeezecam.commands.together import together
 from squeezecam.errors import InputError
 
+if TYPE_CHECKING:
+    from squeezecam.data.record import DataSet
+
 
 @together
 def train(
     data: Annotated[
         str,
         typer.Option(
-            "--data", help="data set in its official layout: celeba | cub | imagenet | pet | voc, as cub:FOLDER"
+            "--data",
+            help="data set in its official layout: celeba | cub | imagenet | pet | voc, as cub:FOLDER; or a folder "
+            "with one sub-folder per class, whole (30 % are tested on, drawn with --seed) or as train/ and test/, val/",
         ),
     ],
     model: o.Model,
@@ -35,7 +40,12 @@ def train(
         bool, typer.Option("--baseline/--no-baseline", help="the same training without the block, to compare")
     ] = True,
     maps: Annotated[
-        int, typer.Option("--maps", min=0, help="test pictures of each class whose maps are measured; 0: none")
+        int,
+        typer.Option(
+            "--maps",
+            min=0,
+            help="test pictures of each class whose maps are measured, where the set has boxes or masks; 0: none",
+        ),
     ] = 100,
     methods: Annotated[
         str | None,
@@ -56,21 +66,22 @@ def train(
     import torch
 
     from squeezecam import processes
-    from squeezecam.data.sets import open_set
-    from squeezecam.data.spec import Spec, parse
+    from squeezecam.commands.place import keep_apart
+    from squeezecam.data.spec import parse
     from squeezecam.models.resolve import load_model
     from squeezecam.peers import choose
     from squeezecam.recipes.labelled import train_and_look
     from squeezecam.recipes.settings import Settings
 
     spec = parse(data)
-    if spec is None or spec.split is not None:
-        raise InputError(
-            f"--data is '{data}'; expected a data set without a part, such as cub:FOLDER: both parts are used"
-        )
     if methods is not None:
         choose(methods)
-    fitting, testing = open_set(spec, fitting=True), open_set(Spec(spec.name, None, spec.root))
+    speak = say if processes.rank() == 0 else lambda line: None
+    fitting, testing = _parts(data, seed)
+    keep_apart(out, [*fitting.records[:1], *testing.records[:1]], "trained or tested on")  # a set may have a million
+    if maps and spec is None:
+        maps = 0
+        speak("a folder of classes has no boxes or masks: where the maps land is not measured")
     torch.manual_seed(seed)
     loaded = load_model(model, weights=weights, random=random, device=device)
     o.say_assumed(loaded)
@@ -79,7 +90,6 @@ def train(
         workers=workers, seed=seed,
     )  # fmt: skip
     names = [name for name in (classes or "").split(",") if name.strip()]
-    speak = say if processes.rank() == 0 else lambda line: None
     _, report = train_and_look(loaded, fitting, testing, out, settings, classes=names, say=speak)
     if processes.rank():
         return
@@ -88,3 +98,22 @@ def train(
     else:
         print(report)
         print("wrote " + ", ".join(str(path) for path in report.written))
+
+
+def _parts(data: str, seed: int) -> tuple[DataSet, DataSet]:
+    """What to train and what to test on."""
+    from squeezecam.data.folders import read_folders
+    from squeezecam.data.sets import open_set
+    from squeezecam.data.spec import Spec, parse
+
+    spec = parse(data)
+    if spec is not None and spec.split is not None:
+        raise InputError(f"--data is '{data}'; both parts are used: leave the part out, {spec.name}:{spec.root}")
+    if spec is not None:
+        return open_set(spec, fitting=True), open_set(Spec(spec.name, None, spec.root))
+    if not Path(data).expanduser().is_dir():
+        raise InputError(
+            f"--data is '{data}', which is no folder; expected a data set, such as cub:FOLDER (also celeba, imagenet, "
+            "pet, voc), or a folder with one sub-folder per class"
+        )
+    return read_folders(data, seed)

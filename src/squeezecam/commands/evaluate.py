@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from squeezecam import tree
 from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.data.geometry import Geometry
 from squeezecam.data.record import DataSet
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.evaluation.labelled import Explained, LabelledSource
 from squeezecam.evaluation.randomised import Randomisation
 from squeezecam.evaluation.randomising import run_randomise
@@ -21,7 +22,7 @@ from squeezecam.evaluation.running import run
 from squeezecam.evaluation.source import Item
 from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
-from squeezecam.evaluation.truth import BoxFile, in_frame
+from squeezecam.evaluation.truth import BoxFile, in_frame, misplaced
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from squeezecam.data.images import ImageSource
+
+
+SHOWN = 3
+"""Doubtful boxes that are told one by one."""
 
 
 class Files:
@@ -62,7 +67,7 @@ class Files:
             loaded, sources, boxes, subset, target, say,
         )  # fmt: skip
         self.truth, self.targets = boxes is not None, target is not None
-        self.geometry = Geometry(loaded.preprocess)
+        self.geometry, self.doubtful = Geometry(loaded.preprocess), 0
         self.keys: list[str | None] = [None] * len(sources)
         if boxes is None:
             if subset:
@@ -119,7 +124,24 @@ class Files:
                 f"{key}: its boxes cannot be brought into the network's frame: where the preprocessing looks is not "
                 f"known ({seen.reason}); evaluate without --boxes, or give masks from Python"
             )
+        for line in misplaced(self.boxes.boxes[key], seen.box, *size):
+            self._doubt(f"{key}: {line}")
         return in_frame(self.boxes.boxes[key], seen.box, tensor.shape[-1], tensor.shape[-2], seen.mirrored)
+
+    def _doubt(self, line: str) -> None:
+        self.doubtful += 1
+        if self.doubtful <= SHOWN:
+            warnings.warn(line, SqueezeWarning, stacklevel=2)
+
+    def sum_up(self) -> None:
+        """Say how many boxes were doubtful, where not all of them were told."""
+        if self.doubtful > SHOWN:
+            warnings.warn(
+                f"{self.doubtful} boxes in all lie outside their picture, or outside what the network sees of it: were "
+                "they made for pictures of another size?",
+                SqueezeWarning,
+                stacklevel=2,
+            )
 
 
 def labelled(
@@ -211,6 +233,8 @@ def evaluate_pictures(
         subject, files, methods, metrics, subsets=tuple(files.subset), settings={"source": loaded.source},
         report=failures.report, **options,
     )  # fmt: skip
+    if isinstance(files, Files):
+        files.sum_up()
     failures.found += evaluation.failures
     return evaluation
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,16 @@ from squeezecam.errors import ModelError
 from squeezecam.files import atomic_path
 from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
+from squeezecam.plain import Plain
 
-NAMES = ("output", "heatmap", "gates")
+MAP, GATES = "heatmap", "gates"
+"""What stands in the file beside the model's own outputs."""
+TOLERANCE, ROUNDING = 1e-3, 16.0
+"""Largest difference between file and model that is accepted, as a share of each output's largest value: 0.1 %, or so
+many rounding steps of the model's number format where those are coarser (half precision: 1.6 %, bfloat16: 13 %).
+"""
+SMALLEST = 1e-6
+"""Largest value below which an output counts as zero: there is no share of nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,12 @@ class Exported:
     Attributes:
         path: the ONNX file.
         inputs: names of its inputs.
-        outputs: names of its outputs.
+        outputs: names of its outputs: the model's own, ``heatmap`` and ``gates``.
         difference: largest difference to the model itself on a batch of another size, relative to each output's largest
             value.
+        explained: name of the model's output that the heatmap explains.
+        method: of the heatmap.
+        target: class that the heatmap explains; None is the predicted one.
 
     """
 
@@ -38,24 +50,39 @@ class Exported:
     inputs: list[str]
     outputs: list[str]
     difference: float
+    explained: str
+    method: str
+    target: int | None
 
 
-class _Positional(nn.Module):
-    """Keyword inputs by position, which is all that the exporter names reliably."""
+class _Flat(nn.Module):
+    """Inputs by position and outputs as one tuple, which is all that the exporter names reliably."""
 
-    def __init__(self, module: nn.Module, names: list[str]) -> None:
+    def __init__(self, module: Plain, names: list[str]) -> None:
         super().__init__()
         self.module, self.names = module, names
 
-    def forward(self, *given: Tensor) -> Any:
-        return self.module(**dict(zip(self.names, given, strict=True))) if self.names else self.module(*given)
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        result = self.module(**dict(zip(self.names, given, strict=True))) if self.names else self.module(*given)
+        return tuple(tensor for _, tensor in tree.leaves(result))
 
 
-def export_onnx(squeeze: Squeeze, example: Any, path: Path, method: str | None, target: int | None) -> Exported:
-    """Export ``squeeze.as_module(method, target)`` with a dynamic batch and run it once through onnxruntime.
+def export_onnx(
+    squeeze: Squeeze, example: Any, path: Path, method: str | None, target: int | None, output: str | None = None
+) -> Exported:
+    """Export model, heatmap and gates with a dynamic batch, and run the file once through onnxruntime.
+
+    Args:
+        squeeze: the model and its block.
+        example: what the model takes, tensors by position or by keyword.
+        path: the file to write; there is none where the export fails.
+        method: of the heatmap; None is the default one of ``explain``.
+        target: class that the heatmap explains; None is the predicted one.
+        output: name of the output that the heatmap explains; None is the default one.
 
     Raises:
-        ModelError: a package is missing, or the model cannot be exported.
+        ModelError: a package is missing, the model cannot be exported, or the file does not give what the model gives.
+        InputError: an unknown method, output or class.
 
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -65,10 +92,13 @@ def export_onnx(squeeze: Squeeze, example: Any, path: Path, method: str | None, 
         raise ModelError("only models whose inputs are tensors, all by position or all by keyword, can be exported")
     given = tuple(args) or tuple(kwargs.values())
     inputs = list(kwargs) or [f"input{i or ''}" for i in range(len(given))]
-    module = _Positional(squeeze.as_module(method, target), list(kwargs)).eval()
+    plain = Plain(squeeze, method, target, output).eval()
     with torch.no_grad():
-        values = [tensor for _, tensor in tree.leaves(module(*given))]
-    outputs = [*(f"output{i}" for i in range(len(values) - 2)), *NAMES[1:]] if len(values) > 3 else list(NAMES)
+        returned = plain(*args, **kwargs)[0]
+    outputs = [*_names(squeeze, returned, inputs), MAP, GATES]
+    module = _Flat(plain, list(kwargs)).eval()
+    larger = tuple(torch.cat([tensor, tensor[:1].flip(-1)]) for tensor in given)
+    expected = _expected(module, larger, outputs)
     batch = {0: torch.export.Dim("batch", min=1)}
     with atomic_path(path) as temporary:
         try:
@@ -76,28 +106,104 @@ def export_onnx(squeeze: Squeeze, example: Any, path: Path, method: str | None, 
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
                     module, given, str(temporary), dynamo=True, verbose=False, external_data=False,
-                    input_names=inputs, output_names=outputs, dynamic_shapes=(tuple(batch for _ in given),),
+                    input_names=inputs, output_names=outputs, dynamic_shapes=((*(batch for _ in given),),),
                 )  # fmt: skip
         except Exception as error:  # the exporter raises whatever the model's operations make it raise
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise ModelError(f"the model cannot be exported to ONNX: {reason}") from error
-        difference = _difference(module, given, temporary, inputs)
-    return Exported(path, inputs, outputs, difference)
+        difference = _checked(module, larger, expected, temporary, inputs)
+    return Exported(path, inputs, outputs, difference, plain.output, plain.method, target)
 
 
-def _difference(module: nn.Module, given: tuple[Tensor, ...], path: Path, inputs: list[str]) -> float:
-    """On a batch one larger than the example, so that a batch size that was baked in shows."""
+def _names(squeeze: Squeeze, returned: Any, inputs: list[str]) -> list[str]:
+    """Names in the file of the tensors that the model returns: its own, none of them given twice."""
+    known = {path: name for name, path in squeeze.outputs.items()}
+    taken, names = {*inputs, MAP, GATES}, []
+    for path, _ in tree.leaves(returned):
+        name = known.get(path, tree.show(path))
+        name = f"output{name}" if name[0].isdigit() else name  # those of a tuple are named by their place
+        while name in taken:
+            name = f"model_{name}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _expected(module: nn.Module, larger: tuple[Tensor, ...], outputs: list[str]) -> dict[str, Tensor]:
+    """What the model gives on a batch one larger than the example, so that a batch size that was baked in shows.
+
+    Raises:
+        ModelError: NaN or infinity, which no file can be compared with.
+
+    """
+    expected = dict(zip(outputs, _run(module, larger), strict=True))
+    for name, values in expected.items():
+        if not bool(values.isfinite().all()):
+            raise ModelError(
+                f"the model itself gives NaN or infinity for '{name}' on the example, so that the file cannot be "
+                "checked; nothing was written: look at its weights and its preprocessing"
+            )
+    return expected
+
+
+def _checked(
+    module: nn.Module, larger: tuple[Tensor, ...], expected: dict[str, Tensor], path: Path, inputs: list[str]
+) -> float:
+    """The largest difference between the file and what is expected of it.
+
+    Raises:
+        ModelError: it is too large, or NaN; or onnxruntime cannot run the file.
+
+    """
     import onnxruntime
 
-    larger = [torch.cat([tensor, tensor[:1].flip(-1)]) for tensor in given]
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        fed = {name: tensor.cpu().numpy() for name, tensor in zip(inputs, larger, strict=True)}
+        found = [torch.from_numpy(part) for part in session.run(list(expected), fed)]
+    except Exception as error:  # the runtime's own kinds, which share no base; TypeError where NumPy has no such format
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"onnxruntime cannot run the exported file, so that it cannot be checked; nothing was written: {reason} "
+            "(a model in bfloat16 runs once it is in float32: model.float())"
+        ) from error
+    differences = {name: _relative(one, expected[name]) for name, one in zip(expected, found, strict=True)}
+    worst = max(differences, key=lambda name: differences[name])
+    tolerance = _tolerance(module)
+    if differences[worst] <= tolerance:
+        return differences[worst]
+    amount = f"{differences[worst]:.1e} of its largest value" if math.isfinite(differences[worst]) else "NaN"
+    again = max(_relative(*pair) for pair in zip(_run(module, larger), expected.values(), strict=True))
+    if again > tolerance:
+        reason = (
+            "The model gives another result each time for the same input: take what it draws at random out of its "
+            "forward pass (a dropout that is on in evaluation too, added noise)"
+        )
+    else:
+        reason = (
+            "The usual causes are layers that draw at random (dropout that stays in training mode), and operations "
+            "that are exported with the example's numbers in them: try another --method, or the model alone"
+        )
+    raise ModelError(
+        f"the ONNX file does not give what the model gives: '{worst}' differs by {amount}, accepted is "
+        f"{tolerance:.1e}; nothing was written. {reason}"
+    )
+
+
+def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
-        expected = [tensor for _, tensor in tree.leaves(module(*larger))]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    fed = {name: tensor.cpu().numpy() for name, tensor in zip(inputs, larger, strict=True)}
-    found = [torch.from_numpy(part) for part in session.run(None, fed)]
-    return max(_relative(a, b) for a, b in zip(found, expected, strict=True))
+        return [tensor.detach().cpu() for tensor in module(*inputs)]
+
+
+def _tolerance(module: nn.Module) -> float:
+    steps = [torch.finfo(p.dtype).eps for p in module.parameters() if p.is_floating_point()]
+    return max(TOLERANCE, ROUNDING * max(steps, default=0.0))
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    expected = expected.detach().cpu().float()
-    return float((found.float() - expected).abs().amax() / expected.abs().amax().clamp_min(1e-12))
+    """Largest difference over the largest value; infinity where a value is NaN or the shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    expected = expected.float()
+    difference = float((found.float() - expected).abs().amax() / expected.abs().amax().clamp_min(SMALLEST))
+    return difference if math.isfinite(difference) else math.inf  # max() would drop a NaN

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from squeezecam.errors import InputError
 from squeezecam.files import output_folder
-
-if TYPE_CHECKING:
-    from squeezecam.data.images import ImageSource
 
 SHEET = "contact_sheet.png"
 RESULTS = "results.json"
@@ -36,8 +33,23 @@ def working_in(folder: Path) -> Iterator[Path]:
         raise
 
 
-def keep_apart(folder: Path, sources: Sequence[ImageSource]) -> None:
-    """Refuse a folder that pictures come from: ``photo.png`` would be replaced by the figure of the same name.
+class FromFile(Protocol):
+    """Whatever a picture comes from."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+
+def keep_apart(folder: Path, sources: Iterable[FromFile], use: str = "explained") -> None:
+    """Refuse a folder that pictures come from: ``photo.png`` would be replaced by the figure of the same name, and the
+    figures would be pictures the next time.
+
+    Args:
+        folder: where the results go.
+        sources: the pictures.
+        use: what is to be done to them, for the message.
 
     Raises:
         InputError: a source lies in ``folder`` or below it.
@@ -47,9 +59,25 @@ def keep_apart(folder: Path, sources: Sequence[ImageSource]) -> None:
     for source in sources:
         if place in source.path.expanduser().resolve().parents:
             raise InputError(
-                f"the output folder {folder} holds a picture that is to be explained ({source.path}): give another "
-                "--out, so that nothing is overwritten, or name the pictures so that it is left out"
+                f"the output folder {folder} holds a picture that is to be {use} ({source.path}): give another "
+                "--out, so that nothing is overwritten or taken for a picture of yours, or name the pictures so that "
+                "it is left out"
             )
+
+
+def keep_outside(folder: Path, data: Path) -> None:
+    """Refuse an output folder within a folder of data: its figures would be a class of their own the next time.
+
+    Raises:
+        InputError: ``folder`` is ``data`` or lies below it.
+
+    """
+    place, root = folder.expanduser().resolve(), data.expanduser().resolve()
+    if place == root or root in place.parents:
+        raise InputError(
+            f"the output folder {folder} lies in the data {data}: give another --out, so that nothing is overwritten "
+            "or taken for data"
+        )
 
 
 def check_file(path: Path) -> None:

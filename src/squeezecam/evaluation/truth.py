@@ -14,6 +14,9 @@ from squeezecam.data.geometry import Box
 from squeezecam.errors import InputError
 
 CORNERS = ("x0", "y0", "x1", "y1")
+SLACK = 1.0
+"""Pixels by which a box may reach beyond its picture: corners are rounded, and counted from 0 or from 1."""
+UNIT = "boxes have to be in pixels of the image file"
 _FALSE = {"", "0", "0.0", "false", "no", "n", "none"}
 
 
@@ -86,6 +89,24 @@ def _box(row: dict[str, str | None], path: Path, line: int) -> Box:
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or x1 <= x0 or y1 <= y0:
         raise InputError(f"boxes file {path}, line {line}: expected x0 < x1 and y0 < y1, got {x0}, {y0}, {x1}, {y1}")
     return x0, y0, x1, y1
+
+
+def misplaced(boxes: list[Box], seen: Box, width: int, height: int) -> list[str]:
+    """What is wrong with each box that says little of a picture of ``width`` by ``height``, one line for each.
+
+    It reaches beyond the picture by more than `SLACK`, lies outside, or in what the preprocessing cuts away.
+    """
+    found = []
+    for x0, y0, x1, y1 in boxes:
+        box, size = f"box {x0:g},{y0:g},{x1:g},{y1:g}", f"the picture, which has {width}x{height} pixels"
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            found.append(f"{box} lies outside {size}, and is left out: {UNIT}")
+        elif min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+            found.append(f"{box} reaches beyond {size}, and is cut off there: {UNIT}")
+        elif x0 >= seen[2] or y0 >= seen[3] or x1 <= seen[0] or y1 <= seen[1]:
+            part = ",".join(f"{value:g}" for value in seen)
+            found.append(f"{box} lies in what the preprocessing cuts away (it shows {part}), and is left out")
+    return found
 
 
 def in_frame(

@@ -23,6 +23,7 @@ from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
@@ -31,6 +32,9 @@ from squeezecam.tap import evaluating
 
 MINIMUM = 8
 """Samples below which nothing can be held out."""
+
+FEW = 50
+"""Samples below which the report says that they are few: a fifth of them, held out, is ten."""
 
 Objective = Literal["faithful", "task"]
 Train = Literal["block", "head", "all"]
@@ -87,10 +91,12 @@ def fit(
 
     Raises:
         FitError: no batches, nothing finite, no labels where they are needed, a head that cannot be run on its own.
-        InputError: an unknown name or a value out of range.
+        InputError: an unknown name or a value out of range, something else than batches, or batches that the model
+            does not take.
 
     """
     _check(squeeze, objective, train, task, agreement, hold_out)
+    check_batches(squeeze, batches)
     output = squeeze.output_name(output)
     if task == BINARY:
         read_as_binary(squeeze, output)
@@ -293,6 +299,17 @@ def _notes(squeeze: Squeeze, cache: Cache, found: dict[str, Any]) -> list[str]:
         notes.append(f"{cache.skipped} samples with NaN or infinity were left out")
     if cache.left_out:
         notes.append(f"{cache.left_out} samples were not used: their features would take too much memory")
+    if len(cache) < FEW:
+        notes.append(
+            f"{len(cache)} samples are few: what is usual for each channel and the shares above are uncertain, a sound "
+            "fit has a few hundred"
+        )
+    if reporting.all_alike(cache):
+        notes.append(
+            f"all {len(cache)} samples look the same to the model: the fit has nothing to learn from; give different "
+            "ones, and look at what the preprocessing makes of them"
+        )
+        warnings.warn(notes[-1], SqueezeWarning, stacklevel=4)
     if found["fallback"] > 0.05:
         notes.append(
             f"the published rule kept nothing in {found['fallback']:.0%} of the samples, where the top tenth was taken"

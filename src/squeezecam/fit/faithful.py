@@ -187,9 +187,20 @@ def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor |
     winner = through_origin(vectors, (vectors @ rows.T).amax(1))
     columns = (weight * usual_strength(vectors) ** POWER).T if strengths is None else strengths.T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
-    ladder = PAIR if len(weight) == 2 else LADDER if len(LADDER) * len(weight) <= FEW_UNITS else SINGLE
+    ladder = _ladder(len(weight))
     first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])
     return first, columns.repeat(1, len(ladder))
+
+
+def _ladder(rows: int) -> tuple[tuple[float, float], ...]:
+    """Thresholds and slopes of the units that each row of the read-out gets."""
+    return PAIR if rows == 2 else LADDER if len(LADDER) * rows <= FEW_UNITS else SINGLE
+
+
+def units_for(classes: int) -> int:
+    """Hidden units of a block that is fitted without labels to an output of so many values."""
+    rows = max(2, classes)  # a single value becomes the pair above and below its mean
+    return len(_ladder(rows)) * rows
 
 
 def usual_strength(vectors: Tensor) -> Tensor:

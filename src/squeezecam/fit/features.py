@@ -14,6 +14,7 @@ from squeezecam.block import squeeze_positions
 from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.evidence import Evidence
 from squeezecam.frames import batch_axis, squeeze_stream
+from squeezecam.misfed import told
 from squeezecam.module import Squeeze
 from squeezecam.randomness import derive
 from squeezecam.tap import evaluating, tapped
@@ -72,7 +73,8 @@ def see(
     """Run the model once, as it is and without gradients."""
     given, found = split(batch, squeeze.positional, inputs, labels)
     given = tree.to_device(given, device)
-    result, raws = plain_pass(squeeze, given)
+    with told(squeeze, given, batch):
+        result, raws = plain_pass(squeeze, given)
     values = squeeze.select(result, output)
     args, kwargs = tree.as_call(given)
     size = tree.batch_size(args, kwargs)

@@ -24,6 +24,7 @@ from squeezecam.fit.batches import Pick
 from squeezecam.fit.pictures import Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
 from squeezecam.locator import Locator
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.origin import LOCATE
 from squeezecam.randomness import torch_seeded
@@ -107,6 +108,7 @@ def locate(
         InputError: no class evidence, no map with height and width, no finer map before it.
 
     """
+    check_batches(squeeze, batches)
     pictures = Pictures(squeeze, output, inputs)
     total, held = counted(batches, hold_out, "locating")
     if epochs < 1:

@@ -13,6 +13,7 @@ from squeezecam import heatmap, tree
 from squeezecam.errors import FitError, InputError
 from squeezecam.fit.batches import Pick, split
 from squeezecam.focus import speaking_for
+from squeezecam.misfed import in_a_fit, named
 from squeezecam.module import Squeeze
 from squeezecam.refiner import check_refinable
 
@@ -80,7 +81,10 @@ class Pictures:
         except (KeyError, IndexError, TypeError):
             pictures = None
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or not pictures.is_floating_point():
-            raise InputError("this is fitted on pictures: expected a float tensor (N, C, H, W) as the model's input")
+            raise InputError(
+                "this is fitted on pictures: expected a float tensor (N, C, H, W) as the model's input; got "
+                f"{named(given)}; {in_a_fit(batch)}"
+            )
         return call, pictures
 
     def seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor | None]:

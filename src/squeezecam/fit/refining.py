@@ -15,6 +15,7 @@ from squeezecam.fit.batches import Pick
 from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.origin import REFINE
 from squeezecam.randomness import torch_seeded
@@ -77,6 +78,7 @@ def refine(
         InputError: no class evidence, no map with height and width, one value instead of classes.
 
     """
+    check_batches(squeeze, batches)
     pictures = Pictures(squeeze, output, inputs)
     name, place = pictures.output, pictures.place
     total, held = counted(batches, hold_out, "refining")

@@ -16,6 +16,8 @@ from squeezecam.module import Squeeze
 
 CHUNK = 128
 CHUNK_BYTES = 256 << 20
+ALIKE = 1e-5
+"""Largest difference between squeezed vectors of the same picture, as a share of their largest value."""
 
 
 @dataclass
@@ -138,6 +140,15 @@ def gated_values(squeeze: Squeeze, cache: Cache, output: str, index: Tensor, str
         }
         parts.append(cache.head(squeeze, output, chunk, factors))
     return torch.cat(parts)
+
+
+def all_alike(cache: Cache) -> bool:
+    """Whether every sample has the same squeezed vectors, up to the rounding of single precision."""
+    for z in cache.squeezed.values():
+        vectors = z.float()
+        if float((vectors - vectors[:1]).abs().amax()) > ALIKE * float(vectors.abs().amax()):
+            return False
+    return True
 
 
 def _chunk(cache: Cache) -> int:

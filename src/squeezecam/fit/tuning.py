@@ -24,6 +24,7 @@ from squeezecam.fit.batches import Pick
 from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
+from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
@@ -74,6 +75,7 @@ def tune(
         InputError: several streams, no class evidence, no map with height and width, one value instead of classes.
 
     """
+    check_batches(squeeze, batches)
     pictures = Pictures(squeeze, output, inputs)
     block = squeeze.block(pictures.stream)
     if not block.fitted:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from squeezecam.errors import ModelError
+from squeezecam.models.feeding import feeding
 from squeezecam.models.labels import read_labels
 from squeezecam.models.loaded import LoadedModel
 
@@ -46,7 +47,8 @@ def load_model(
         device: where the model goes.
 
     Raises:
-        ModelError: a string that names nothing, a missing package, a failed download, factory or weights file.
+        ModelError: a string that names nothing, a missing package, a failed download, factory or weights file, a model
+            that takes more than a batch of pictures.
         InputError: a labels file that cannot be used.
     """
     target = _device(device)
@@ -60,7 +62,7 @@ def load_model(
         model = loaded.model.eval().to(target)
     except RuntimeError as error:
         raise ModelError(f"{spec} cannot go to device {str(target)!r}: {' '.join(str(error).split())[:200]}") from error
-    return replace(loaded, model=model, input_size=shape, clip=clip, random=random)
+    return replace(loaded, model=model, input_size=shape, clip=clip, random=random, make_inputs=feeding(loaded))
 
 
 def _build(spec: str, weights: Path | None, random: bool) -> LoadedModel:

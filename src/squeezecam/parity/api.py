@@ -93,7 +93,7 @@ def parity(
         say: told what is worth knowing meanwhile; None: standard error.
 
     Raises:
-        InputError: data, names or numbers that do not fit.
+        InputError: data, names or numbers that do not fit, or training labels that are all the same.
         ModelError: a network that cannot begin anew, or whose classification layer cannot be replaced.
         FitError: a loss that is not finite.
 
@@ -106,6 +106,7 @@ def parity(
     parts: tuple[Samples, Samples] = (
         (whole, as_samples(test, "test")) if test is not None else split(whole, hold_out, seed)
     )
+    _check_labels(parts[0].labels)
     example = parts[0].inputs(torch.arange(min(2, len(parts[0]))))
     chosen = _starts(starts, trained)
     labels = parts[0].labels
@@ -136,6 +137,15 @@ def parity(
     if folder is not None:
         result.save(folder)
     return result
+
+
+def _check_labels(labels: Tensor) -> None:
+    if len(labels) and bool((labels == labels[0]).all()):
+        value = f"all {labels[0].item()}" if labels.ndim == 1 else "the same for every sample"
+        raise InputError(
+            f"the labels of the {len(labels)} training samples are {value}: a study needs at least two classes, or "
+            "figures that differ"
+        )
 
 
 def _starts(starts: Sequence[str] | None, trained: nn.Module | None) -> list[str]:
