@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from patches import TwoStages, patches
-from squeezecam.errors import AdapterError, FitError, InputError
+from squeezecam.errors import AdapterError, FitError, InputError, SqueezeWarning
 from squeezecam.fit import masked, refining
 from squeezecam.refiner import Evidence, Refiner, evidence_of, refined_map
 
@@ -279,6 +279,21 @@ def test_the_last_epoch_is_kept_unless_it_is_worse_than_the_start(
     assert report.kept == kept
     assert report.after["loss"] == (losses[-1] if kept else losses[0])
     assert (float(refiner.correct.last.weight.abs().max()) > 0) == (kept > 0)
+
+
+def test_masks_that_do_not_follow_the_evidence_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def corner(self: refining._Fitting, *_: object) -> Tensor:
+        masks = torch.zeros(8, 16, 16)
+        masks[:, 0, 0] = 1.0
+        return masks + 0 * self.refiner.slope
+
+    squeeze = squeezecam.attach(coloured(), patches(2))
+    monkeypatch.setattr(refining._Fitting, "_masks", corner)
+    losses = iter((1.0, 0.2))
+    monkeypatch.setattr(refining._Fitting, "validate", lambda *_: {"loss": next(losses)})
+    with pytest.warns(SqueezeWarning, match="does not follow the evidence"):
+        report = squeeze.refine(list(patches(24).split(8)), epochs=1)
+    assert report.kept == 0
 
 
 def test_it_works_with_the_block_in_the_path() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from squeezecam.errors import InputError
+from squeezecam import heatmap
+from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.masked import Answer, MaskReport, answer, frozen, see
+from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, frozen, see
 from squeezecam.fit.pictures import Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.misfed import check_batches
@@ -31,6 +33,9 @@ FASTER = 3.0
 """How much faster slope and balance of the refiner learn."""
 LONGEST = 1.0
 """Norm that gradients are cut to."""
+FOLLOWING = 0.2
+"""Correlation with the class map on held-out pictures below which a mask no longer follows the evidence: a small spot
+that lies in the same corner of every picture pleases the loss too, and is no explanation."""
 
 
 class RefineReport(MaskReport):
@@ -68,7 +73,8 @@ def refine(
         output: name of the output to explain, where there are several.
         epochs, lr, decay: of AdamW, ``lr`` at its peak.
         hold_out: share of the batches (at least one) that the report's figures are of. They decide one thing: whether
-            what was learned is kept at all. Which epoch is the best they cannot say, being few.
+            what was learned is kept at all, which has to be better than the start and to follow the class map. Which
+            epoch is the best they cannot say, being few.
         width, hidden, factor: of the :class:`~squeezecam.refiner.Refiner`.
         seed: of everything random.
         progress: a bar on standard error; None: where that is a terminal.
@@ -118,8 +124,18 @@ def refine(
                     samples = fitting.samples
                     after = fitting.validate(batches, held)
                     history.append(after["loss"])
+            following = fitting.following(batches, held)
     optimiser.zero_grad()
     learned = after["loss"] < before["loss"]
+    if learned and following < FOLLOWING:
+        learned = False
+        warnings.warn(
+            f"what the refiner had learned does not follow the evidence (correlation {following:.2f} with the class "
+            f"map on held-out pictures, at least {FOLLOWING} is asked for): it was put back to its start; give it more "
+            "pictures, or ones that differ more",
+            SqueezeWarning,
+            stacklevel=2,
+        )
     if not learned:
         refiner.load_state_dict(start)
     squeeze.set_refiner(refiner)
@@ -167,6 +183,20 @@ class _Fitting:
                 found, loss = self.loss(batch)
                 rows.append(found.figures(loss))
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+    def following(self, batches: Iterable[Any], held: int) -> float:
+        """Mean correlation of the masks of the first ``held`` batches with the class map, cut at 0."""
+        self.refiner.eval()
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for number, batch in enumerate(batches):
+                if number >= held:
+                    break
+                seen = see(self.pictures, batch)
+                masks = self._masks(seen.values, seen.features, seen.finer, seen.target)
+                evidence = self.pictures.head.class_map(self.pictures.squeeze.model, seen.features, seen.target).relu()
+                found.append(correlation(masks, heatmap.upsample(evidence, tuple(masks.shape[1:]), "linear")))
+        return float(torch.cat(found).mean())
 
     def loss(self, batch: Any, varied: bool = False) -> tuple[Answer, Tensor]:
         """What the model answers to one batch under its masks, and the loss; ``varied``: pictures and the class
