@@ -33,7 +33,7 @@ FASTER = 3.0
 """How much faster slope and balance of the refiner learn."""
 LONGEST = 1.0
 """Norm that gradients are cut to."""
-FOLLOWING = 0.2
+FOLLOWING = 0.3
 """Correlation with the class map on held-out pictures below which a mask no longer follows the evidence: a small spot
 that lies in the same corner of every picture pleases the loss too, and is no explanation."""
 
