@@ -1,4 +1,6 @@
-"""What refiner and locator share: evidence as a logit, and the convolutions that learn what to add to it."""
+"""What refiner and locator share: evidence as a logit, what they see of features, and the convolutions that learn what
+to add to the logit.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,13 @@ _RIM = 0.015
 def evidence_logit(share: Tensor) -> Tensor:
     """Logit of evidence in [0, 1]."""
     return torch.logit(share * (1 - 2 * _RIM) + _RIM)
+
+
+def projected(layer: nn.Conv2d, features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """``layer`` on features with mean 0 and deviation 1 in the data that was fitted on, without making these."""
+    weight = layer.weight * scale.view(1, -1, 1, 1)
+    assert layer.bias is not None
+    return F.conv2d(features, weight, layer.bias - weight.flatten(1) @ mean)
 
 
 class Correction(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap
-from squeezecam.correction import Correction, evidence_logit
+from squeezecam.correction import Correction, evidence_logit, projected
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 from squeezecam.refiner import Evidence, evidence_of
@@ -68,10 +68,10 @@ class Locator(nn.Module):
         energy = features.square().mean(1).sqrt()
         maps = [evidence.full, evidence.contrast, component, energy]
         known = torch.stack([heatmap.over_maximum(one) for one in maps], 1)
-        seen = self.project(_standard(features, self.mean, self.scale))
+        seen = projected(self.project, features, self.mean, self.scale)
         coarse = torch.cat([known, self.drop(seen)], 1)
         large = F.interpolate(coarse, finer.shape[2:], mode="bilinear", align_corners=False)
-        edges = self.drop(self.project_finer(_standard(finer, self.finer_mean, self.finer_scale)))
+        edges = self.drop(projected(self.project_finer, finer, self.finer_mean, self.finer_scale))
         found: Tensor = evidence_logit(large[:, 0].relu()) + self.correct(torch.cat([large, edges], 1))
         return found
 
@@ -109,7 +109,3 @@ def settings(locator: Locator) -> dict[str, int]:
     return {
         "channels": locator.channels, "finer": locator.finer, "width": locator.width, "hidden": locator.hidden,
     }  # fmt: skip
-
-
-def _standard(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    return (features - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)

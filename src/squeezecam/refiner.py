@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap
-from squeezecam.correction import Correction, evidence_logit
+from squeezecam.correction import Correction, evidence_logit, projected
 from squeezecam.errors import InputError
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
@@ -107,11 +107,11 @@ class Refiner(nn.Module):
         the finer map ``(N, C', H', W')``.
         """
         size = (features.shape[2] * self.factor, features.shape[3] * self.factor)
-        seen = [self.drop(_projected(self.project, features, self.mean, self.scale))]
+        seen = [self.drop(projected(self.project, features, self.mean, self.scale))]
         if self.project_finer is not None:
             if finer is None:
                 raise ValueError(f"this refiner looks at a finer map of {self.finer} channels, and none was given")
-            seen.append(self.drop(_projected(self.project_finer, finer, self.finer_mean, self.finer_scale)))
+            seen.append(self.drop(projected(self.project_finer, finer, self.finer_mean, self.finer_scale)))
         average = [part.mean((2, 3), keepdim=True).expand(-1, -1, *size) for part in seen]
         fine = torch.cat([*(_enlarged(part, size) for part in (self.known(features, evidence), *seen)), *average], 1)
         share = torch.sigmoid(self.balance)
@@ -210,13 +210,6 @@ def settings(refiner: Refiner) -> dict[str, int]:
         "channels": refiner.channels, "finer": refiner.finer, "width": refiner.width, "hidden": refiner.hidden,
         "factor": refiner.factor,
     }  # fmt: skip
-
-
-def _projected(layer: nn.Conv2d, features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """``layer`` on features with mean 0 and deviation 1 in the data that was fitted on, without making these."""
-    weight = layer.weight * scale.view(1, -1, 1, 1)
-    assert layer.bias is not None
-    return F.conv2d(features, weight, layer.bias - weight.flatten(1) @ mean)
 
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
