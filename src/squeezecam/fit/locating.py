@@ -21,7 +21,7 @@ from torch import Tensor
 from squeezecam import heatmap, tree
 from squeezecam.errors import FitError, InputError
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.pictures import Pictures, counted, random_window, resized
+from squeezecam.fit.pictures import Moments, Pictures, counted, random_window, resized
 from squeezecam.fit.progress import Progress
 from squeezecam.locator import Locator
 from squeezecam.misfed import check_batches
@@ -170,7 +170,7 @@ class _Locating:
 
     def look(self, batches: Iterable[Any], advance: Any) -> None:
         """Slow maps of all pictures; mean and deviation of the features of the first of them."""
-        sums: dict[str, list[Tensor]] = {}
+        moments, finer_moments = Moments(), Moments()
         with torch.no_grad():
             for number, batch in enumerate(batches):
                 if number == 0:
@@ -181,15 +181,12 @@ class _Locating:
                 assert finer is not None
                 target = values.argmax(1)
                 if number < LOOKED_AT:
-                    for name, tensor in (("features", features), ("finer", finer)):
-                        flat = tensor.transpose(0, 1).flatten(1).double()
-                        sums.setdefault(name, []).append(torch.stack([flat.mean(1), flat.square().mean(1)]))
+                    moments.add(features)
+                    finer_moments.add(finer)
                 self.targets.append(target)
                 self.slow.append(slow_map(self.pictures, call, given, target))
                 advance(1)
-        moments = {name: torch.stack(found).mean(0) for name, found in sums.items()}
-        spread = {name: (m[1] - m[0].square()).clamp_min(0).sqrt() for name, m in moments.items()}
-        self.locator.standardise(*((moments[name][0], spread[name]) for name in ("features", "finer")))
+        self.locator.standardise(moments.found(), finer_moments.found())
 
     def validate(self, batches: Iterable[Any], held: int) -> tuple[float, float]:
         """Loss and correlation, means over the first ``held`` batches."""

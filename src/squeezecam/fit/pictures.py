@@ -109,6 +109,25 @@ class Pictures:
         return speaking_for(self.head, self.squeeze.model, features, target, self.squeeze.signed[self.stream])
 
 
+class Moments:
+    """Mean and deviation of each channel, batch by batch."""
+
+    def __init__(self) -> None:
+        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, features: Tensor) -> None:
+        """Features ``(N, C, H, W)``."""
+        flat = features.transpose(0, 1).flatten(1).double()
+        self.count += flat.shape[1]
+        self.total = self.total.to(flat) + flat.sum(1)
+        self.squares = self.squares.to(flat) + flat.square().sum(1)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Both, ``(C,)``."""
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp_min(0).sqrt()
+
+
 def random_window(height: int, width: int, smallest: float, largest: float) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random window of the same proportions."""
     side = smallest + (largest - smallest) * float(torch.rand(()))

@@ -15,7 +15,7 @@ from squeezecam import heatmap
 from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.fit.batches import Pick
 from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, frozen, see
-from squeezecam.fit.pictures import Pictures, counted
+from squeezecam.fit.pictures import Moments, Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
@@ -155,7 +155,7 @@ class _Fitting:
 
     def look(self, batches: Iterable[Any], held: int) -> None:
         """Mean and deviation of the features over a few batches, and how many samples are held out."""
-        moments, finer_moments = _Moments(), _Moments()
+        moments, finer_moments = Moments(), Moments()
         for number, batch in enumerate(batches):
             if number == held + LOOKED_AT:
                 break
@@ -215,22 +215,3 @@ class _Fitting:
 
 def _after(batches: Iterable[Any], skip: int) -> Iterator[Any]:
     return (batch for number, batch in enumerate(batches) if number >= skip)
-
-
-class _Moments:
-    """Mean and deviation of each channel, batch by batch."""
-
-    def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, features: Tensor) -> None:
-        """Features ``(N, C, H, W)``."""
-        flat = features.transpose(0, 1).flatten(1).double()
-        self.count += flat.shape[1]
-        self.total = self.total.to(flat) + flat.sum(1)
-        self.squares = self.squares.to(flat) + flat.square().sum(1)
-
-    def found(self) -> tuple[Tensor, Tensor]:
-        """Both, ``(C,)``."""
-        mean = self.total / self.count
-        return mean, (self.squares / self.count - mean.square()).clamp_min(0).sqrt()
