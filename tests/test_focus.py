@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,7 +73,7 @@ def test_features_that_can_be_negative_are_left_to_the_class_map() -> None:
     maps = [likeness.spread(one, alike) for one in (evidence, heatmap.principal(features))]
     seen, outline = on_finer_grid(*maps)
     raw = squeeze.explain(noise(2, 1) - 0.5, method="focus", target=[0, 1]).raw
-    assert torch.allclose(raw, (seen * (0.5 + outline)) ** 2, atol=1e-5)
+    assert torch.allclose(raw, focus.gathered(seen, outline, evidence), atol=1e-5)
 
 
 def test_the_map_is_that_of_a_literal_computation() -> None:
@@ -114,7 +116,16 @@ def test_the_map_is_that_of_a_literal_computation() -> None:
         large = heatmap.upsample(around, (64, 64), "spline")[:, 16:48, 16:48]
         return large / large.flatten(1).amax(1).view(-1, 1, 1)
 
-    wanted = (fine(walked(speaking)) * (0.5 + fine(walked(component * side)))) ** 2
+    close = torch.zeros(3, 32, 32, dtype=torch.float64)
+    for row in range(32):
+        for column in range(32):
+            for y in range(8):
+                for x in range(8):
+                    away = ((row + 0.5) / 32 - (y + 0.5) / 8) ** 2 + ((column + 0.5) / 32 - (x + 0.5) / 8) ** 2
+                    close[:, row, column] += speaking[:, y, x] * math.exp(-away / (2 * 0.15**2))
+    close = close / close.flatten(1).amax(1).view(-1, 1, 1)
+
+    wanted = (fine(walked(speaking)) * (0.5 + fine(walked(component * side)))) ** 1.5 * close
     assert 0 < float((speaking[0] == 0).float().mean()) < 1  # class 0 is spoken against in places
     explanation = squeeze.explain(pictures, method="focus", target=[0, 1, 2])
     assert explanation.raw.shape == (3, 32, 32)
@@ -132,6 +143,17 @@ def test_it_stays_on_the_class_asked_for_beside_something_bolder() -> None:
     assert 4 <= column < 12
     green = found[12:, 16:].sum() / found.sum()
     assert float(green) < 0.1
+
+
+def test_much_that_lies_close_together_counts_for_more_than_one_cell_that_says_most() -> None:
+    speaking = torch.zeros(2, 8, 8)
+    speaking[:, 1, 1] = 1.0
+    speaking[0, 4:7, 4:7] = 0.5
+    everywhere = torch.ones(2, 32, 32)
+    found = focus.gathered(everywhere, everywhere, speaking)
+    places = [divmod(int(one.argmax()), 32) for one in found]
+    assert all(16 <= at < 28 for at in places[0])
+    assert all(4 <= at < 8 for at in places[1])
 
 
 def test_it_leaves_out_what_is_bold_and_speaks_for_nothing() -> None:
@@ -193,7 +215,7 @@ def test_the_last_finer_map_gives_the_cells_to_spread_over(monkeypatch: pytest.M
     large = [nn.functional.interpolate(one[:, None], (8, 8), mode="bilinear")[:, 0] for one in maps]
     alike = likeness.affinities(features, (8, 8), fine)
     seen, outline = on_finer_grid(*(likeness.spread(one, alike) for one in large))
-    assert torch.allclose(explanation.raw, (seen * (0.5 + outline)) ** 2, atol=1e-5)
+    assert torch.allclose(explanation.raw, focus.gathered(seen, outline, maps[0]), atol=1e-5)
     assert torch.allclose(
         squeeze.as_module(method="focus", target=1)(pictures)[1][1], explanation.heatmap[1], atol=1e-5
     )

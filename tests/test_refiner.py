@@ -13,6 +13,7 @@ import squeezecam
 from patches import TwoStages, patches
 from squeezecam.errors import AdapterError, FitError, InputError, SqueezeWarning
 from squeezecam.fit import masked, refining
+from squeezecam.fit.pictures import Pictures
 from squeezecam.refiner import Evidence, Refiner, evidence_of, refined_map
 
 
@@ -279,6 +280,27 @@ def test_the_last_epoch_is_kept_unless_it_is_worse_than_the_start(
     assert report.kept == kept
     assert report.after["loss"] == (losses[-1] if kept else losses[0])
     assert (float(refiner.correct.last.weight.abs().max()) > 0) == (kept > 0)
+
+
+def test_the_loss_asks_masks_to_follow_the_evidence_and_leaves_those_alone_that_do() -> None:
+    squeeze, batch = squeezecam.attach(coloured(), patches(2)), patches(6)
+    refiner = Refiner("output", 3).eval()
+    fitting = refining._Fitting(Pictures(squeeze, None, None), refiner)
+    for slope in (1.0, -3.0):
+        nn.init.constant_(refiner.slope, slope)
+        with torch.no_grad():
+            found, loss = fitting.loss(batch)
+            head, features = squeeze.evidence(), squeeze.model.features(batch).relu()
+            assert head is not None
+            target = squeeze(batch).argmax(1)
+            masks = refined_map(refiner, head, squeeze.model, features, target)
+            evidence = head.class_map(squeeze.model, features, target).relu()
+            large = nn.functional.interpolate(evidence[:, None], masks.shape[1:], mode="bilinear")[:, 0]
+        pairs = zip(masks, large, strict=True)
+        alike = [float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) for a, b in pairs]
+        asked = max(0.0, 0.5 - sum(alike) / 6)
+        assert (asked > 0.5) == (slope < 0)
+        assert float(loss) == pytest.approx(float(4 * asked - 4 * found.adcc - 0.5 * found.kept), abs=1e-4)
 
 
 def test_masks_that_do_not_follow_the_evidence_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

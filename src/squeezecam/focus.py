@@ -4,7 +4,8 @@ The class map weighs what speaks for a class against what speaks against it, so 
 is seen. To *find* the object, what speaks for it is enough. Held to the principal component of the features, which
 outlines what is conspicuous, it neither spreads to what merely goes with the class nor to what is conspicuous without
 speaking for it. Both are spread over the cells that look alike (:mod:`squeezecam.likeness`), from the telling part to
-the whole. Closed form, one forward pass, no fit. Ours; ``docs/evidence.md`` has figures and what else was tried.
+the whole, and the peak is held to where much of what speaks for the class lies close together. Closed form, one forward
+pass, no fit. Ours; ``docs/evidence.md`` has figures and what else was tried.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from squeezecam import heatmap, likeness
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 
-ELSEWHERE, SHARPER, FINER = 0.5, 2.0, 4
-"""What counts where nothing stands out; exponent that gathers the map at its peak and leaves its order; how much finer
-in height and width the grid is that the two are multiplied on."""
+ELSEWHERE, SHARPER, FINER = 0.5, 1.5, 4
+"""What counts where nothing stands out; exponent that gathers the map at its peak; how much finer in height and width
+the grid is that all is multiplied on."""
+AROUND = 0.15
+"""Standard deviation of the Gaussian that says what lies close together, as a share of the picture's sides: on small
+cells the cell that says most for a class is often not where most is said."""
 FINEST = 20
 """Cells in height and width that a finer map may have to be looked at: the walk costs the square of its cells."""
 
@@ -31,12 +35,13 @@ def focus_map(
     signed: bool = False,
     finer: Tensor | None = None,
 ) -> Tensor:
-    """``(f (0.5 + p)) ** 2`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
+    """``(f (0.5 + p)) ** 1.5 g`` on a grid four times finer in height and width, ``(N, *S')``, never negative.
 
     f is what speaks for class ``target (N,)``, p the principal component of the features ``(N, C, *S)``, both spread
     over the cells that look alike (within each frame or slice where there are three axes): their positive parts, each
-    over its maximum and enlarged by splines, with nothing outside the picture. ``signed`` says that features of this
-    stream can be negative. ``finer (N, C', H', W')`` are those of an earlier map of the model: where that has at most
+    over its maximum and enlarged by splines, with nothing outside the picture. g is what speaks for the class without
+    being spread, seen through a Gaussian of :data:`AROUND` of the picture. ``signed`` says that features of this stream
+    can be negative. ``finer (N, C', H', W')`` are those of an earlier map of the model: where that has at most
     :data:`FINEST` cells a side, cells are its cells.
     """
     if finer is not None and max(finer.shape[2:]) > FINEST:
@@ -52,7 +57,14 @@ def focused(
     ``(N, C, *S)``; ``finer (N, C', *S')``, where there are any, have the cells to spread over.
     """
     seen, outline = on_finer_grid(*spread_alike(speaking, component, features, finer, signed=signed))
-    return (seen * (ELSEWHERE + outline)) ** SHARPER
+    return gathered(seen, outline, speaking)
+
+
+def gathered(seen: Tensor, outline: Tensor, speaking: Tensor) -> Tensor:
+    """The formula of :func:`focus_map` from f and p on the finer grid ``(N, *S')``, and f as it was, ``(N, *S)``."""
+    *_, height, width = seen.shape
+    close = heatmap.over_maximum(heatmap.through_gaussian(speaking.relu(), (height, width), AROUND))
+    return (seen * (ELSEWHERE + outline)) ** SHARPER * close
 
 
 def spread_alike(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -116,7 +117,7 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic", *, empt
             in_time = F.interpolate(maps.flatten(2).transpose(1, 2), size[0], mode="linear", align_corners=False)
             maps = in_time.transpose(1, 2).unflatten(2, maps.shape[2:])
         for axis in range(max(0, rank - 2), rank):
-            weights = _spline_weights_for(maps, maps.shape[axis + 1], size[axis], empty_outside)
+            weights = _weights_for(maps, _spline_weights, maps.shape[axis + 1], size[axis], empty_outside)
             maps = torch.movedim(torch.movedim(maps, axis + 1, -1) @ weights.T, -1, axis + 1)
         return maps
     if mode == "bicubic" and rank == 3:
@@ -132,21 +133,43 @@ def upsample(maps: Tensor, size: tuple[int, ...], mode: str = "bicubic", *, empt
     return F.interpolate(maps[:, None], size, mode=names[rank], align_corners=False)[:, 0]
 
 
-def _spline_weights_for(maps: Tensor, cells: int, size: int, empty_outside: bool) -> Tensor:
+def through_gaussian(maps: Tensor, size: tuple[int, int], share: float) -> Tensor:
+    """Maps ``(..., H, W)`` seen through a Gaussian at ``size`` points, ``(..., *size)``: each cell counts around its
+    middle by ``exp(-d^2 / 2)``, d in ``share`` of the picture's height and width. There is nothing outside.
+    """
+    down, across = (
+        _weights_for(maps, _gaussian_weights, cells, points, share)
+        for cells, points in zip(maps.shape[-2:], size, strict=True)
+    )
+    return down @ maps @ across.T
+
+
+def _weights_for(maps: Tensor, make: Callable[..., Tensor], cells: int, size: int, how: float) -> Tensor:
     """The weights in the dtype and on the device of ``maps``, where those of the last sizes stay: making them takes as
     long as a small model, and a device waits for them to arrive.
     """
     if torch.compiler.is_compiling() or type(maps) is not Tensor:  # what is traced must not be kept
-        return _spline_weights(cells, size, empty_outside).to(maps)
-    return _kept_spline_weights(cells, size, empty_outside, maps.dtype, maps.device)
+        return make(cells, size, how).to(maps)
+    return _kept_weights(make, cells, size, how, maps.dtype, maps.device)
 
 
 @lru_cache(maxsize=64)
-def _kept_spline_weights(
-    cells: int, size: int, empty_outside: bool, dtype: torch.dtype, device: torch.device
+def _kept_weights(
+    make: Callable[..., Tensor],
+    cells: int,
+    size: int,
+    how: float,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     with torch.inference_mode(False):  # a tensor of inference mode could not be used where gradients are wanted
-        return _spline_weights(cells, size, empty_outside).to(device, dtype)
+        return make(cells, size, how).to(device, dtype)
+
+
+def _gaussian_weights(cells: int, size: int, share: float) -> Tensor:
+    """``(size, cells)``: how much of each cell is at each point."""
+    middles, at = ((torch.arange(count, dtype=torch.float64) + 0.5) / count for count in (cells, size))
+    return torch.exp(-0.5 * ((at[:, None] - middles) / share) ** 2)
 
 
 def _spline_weights(cells: int, size: int, empty_outside: bool = False) -> Tensor:

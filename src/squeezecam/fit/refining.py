@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from squeezecam import heatmap
 from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.fit.batches import Pick
-from squeezecam.fit.masked import Answer, MaskReport, answer, correlation, frozen, see
+from squeezecam.fit.masked import Answer, MaskReport, Seen, answer, correlation, frozen, see
 from squeezecam.fit.pictures import Moments, Pictures, counted
 from squeezecam.fit.progress import Progress
 from squeezecam.misfed import check_batches
@@ -33,9 +33,10 @@ FASTER = 3.0
 """How much faster slope and balance of the refiner learn."""
 LONGEST = 1.0
 """Norm that gradients are cut to."""
-FOLLOWING = 0.3
-"""Correlation with the class map on held-out pictures below which a mask no longer follows the evidence: a small spot
-that lies in the same corner of every picture pleases the loss too, and is no explanation."""
+LOYAL, FOLLOWING = 0.5, 0.3
+"""Correlation of masks with the class map: in a batch below the first, the loss asks for more of it; on held-out
+pictures below the second, what was learned is not kept. A small spot that lies in the same corner of every picture
+pleases the rest of the loss too, and is no explanation. Where pictures have enough to learn from it is about .9."""
 
 
 class RefineReport(MaskReport):
@@ -193,9 +194,7 @@ class _Fitting:
                 if number >= held:
                     break
                 seen = see(self.pictures, batch)
-                masks = self._masks(seen.values, seen.features, seen.finer, seen.target)
-                evidence = self.pictures.head.class_map(self.pictures.squeeze.model, seen.features, seen.target).relu()
-                found.append(correlation(masks, heatmap.upsample(evidence, tuple(masks.shape[1:]), "linear")))
+                found.append(self._followed(seen, self._masks(seen.values, seen.features, seen.finer, seen.target)))
         return float(torch.cat(found).mean())
 
     def loss(self, batch: Any, varied: bool = False) -> tuple[Answer, Tensor]:
@@ -206,7 +205,13 @@ class _Fitting:
         self.samples += len(seen.given)
         masks = self._masks(seen.values, seen.features, seen.finer, seen.target)
         found = answer(self.pictures, seen, masks, self._masks, "spline")
-        return found, -CONFIRMING * found.adcc - STAYING * found.kept
+        strayed = (LOYAL - self._followed(seen, masks).mean()).relu()
+        return found, CONFIRMING * (strayed - found.adcc) - STAYING * found.kept
+
+    def _followed(self, seen: Seen, masks: Tensor) -> Tensor:
+        """Correlation of each mask with the positive class map, ``(N,)``."""
+        evidence = self.pictures.head.class_map(self.pictures.squeeze.model, seen.features, seen.target).relu()
+        return correlation(masks, heatmap.upsample(evidence, tuple(masks.shape[1:]), "linear"))
 
     def _masks(self, values: Tensor, features: Tensor, finer: Tensor | None, target: Tensor) -> Tensor:
         model = self.pictures.squeeze.model
