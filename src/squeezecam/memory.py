@@ -16,7 +16,7 @@ OTHERWISE = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES
 def keep_freed() -> bool:
     """Have the C library keep what this process frees, instead of giving it back to the system; True if it does.
 
-    By default the GNU library maps every block of more than some MiB anew and unmaps it when it is freed, and the system
+    By default the GNU library maps every block of some MiB and more anew and unmaps it when it is freed, and the system
     clears each page of it again: activations of a batch are such blocks. For the whole process and its whole life, so
     this is for commands, not for the library. Nothing is done without that library, or where the user has set one of
     :data:`OTHERWISE`.
