@@ -566,3 +566,10 @@ def test_a_model_that_does_not_pass_the_site_any_more_says_so():
     model.forward = lambda x: x.new_zeros(len(x), 5)
     with pytest.raises(SiteError, match="did not pass output of features"):
         squeeze.explain(x)
+
+
+def test_one_tensor_may_stand_for_two_inputs() -> None:
+    inputs = torch.rand(2, 2, 14, 14)
+    squeeze = squeezecam.attach(TwoStreams().eval(), (inputs, inputs))
+    assert list(squeeze.places) == ["face", "body"]
+    assert squeeze.explain((inputs, inputs)).heatmap["body"].shape == (2, 14, 14)

@@ -534,3 +534,37 @@ def test_registry_has_every_method_of_explain() -> None:
     from squeezecam.methods import METHODS
 
     assert [n for n, m in registry().items() if m.kind == "own"] == list(METHODS)
+
+
+def test_the_inputs_of_a_call_are_not_taken_for_pictures() -> None:
+    class WithFigures(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.head = torch.nn.Conv2d(3, 6, 4, 4), torch.nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor, figures: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cat([self.map(x).relu().mean((2, 3)), figures], 1))
+
+    x, figures = torch.rand(5, 3, 32, 32), torch.rand(5, 2)
+    squeeze = squeezecam.attach(WithFigures().eval(), (x, figures))
+    for given in ((x, figures), {"x": x, "figures": figures}, [(x, figures)]):
+        with pytest.raises(InputError, match="got the inputs of a call: the model was attached with 2 inputs"):
+            squeezecam.evaluate(squeeze, given, progress=False)
+    with pytest.raises(InputError, match=r"missing 1 required .*: pass make_inputs="):
+        squeezecam.evaluate(squeeze, x, progress=False)
+    found = squeezecam.evaluate(
+        squeeze, x, "class", "adcc", make_inputs=lambda some: (some, figures[:1].expand(len(some), -1)), progress=False
+    )
+    assert len(found.records) == 5
+
+    class TwoMaps(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = torch.nn.Conv2d(3, 6, 4, 4), torch.nn.Conv2d(3, 6, 4, 4), torch.nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cat([self.a(x).relu().mean((2, 3)), self.b(y).relu().mean((2, 3))], 1))
+
+    two = squeezecam.attach(TwoMaps().eval(), (x, x))
+    with pytest.raises(InputError, match="the model has maps of x, y"):
+        squeezecam.evaluate(two, (x, x), progress=False)

@@ -118,6 +118,25 @@ def test_structured_outputs_and_keyword_inputs():
     torch.testing.assert_close(heatmap, squeeze.explain(x).heatmap)
 
 
+def test_the_output_to_explain_can_be_named():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.kind = ConvNet(), nn.Linear(32, 3)
+
+        def forward(self, x):
+            pooled = self.inner.features(x).mean((2, 3))
+            return {"what": self.inner.fc(pooled), "kind": self.kind(pooled)}
+
+    squeeze, x = attached(Both())
+    for name in ("what", "kind"):
+        output, heatmap, _ = squeeze.as_module("class", output=name)(x)
+        assert set(output) == {"what", "kind"}
+        torch.testing.assert_close(heatmap, squeeze.explain(x, method="class", output=name).heatmap)
+    with pytest.raises(InputError, match="what"):
+        squeeze.as_module("class", output="which")
+
+
 @pytest.mark.parametrize("apply", ["observe", "gate"])
 def test_it_exports(apply):
     squeeze, x = attached(ConvNet(), apply)

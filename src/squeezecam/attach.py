@@ -89,7 +89,7 @@ def attach(
     if hasattr(model, "_orig_mod"):
         warnings.warn(_COMPILED, SqueezeWarning, stacklevel=2)
         model = model.get_submodule("_orig_mod")
-    args, kwargs = tree.as_call(example)
+    args, kwargs = tree.distinct(tree.as_call(example))
     if not tree.leaves((args, kwargs)):
         raise InputError(
             f"the example holds no tensor, it is {type(example).__name__}: give what the model takes, "

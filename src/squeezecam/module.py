@@ -216,14 +216,17 @@ class Squeeze(Calls):
 
         save(self, path)
 
-    def as_module(self, method: str | None = None, target: int | None = None) -> nn.Module:
+    def as_module(
+        self, method: str | None = None, target: int | None = None, *, output: str | None = None
+    ) -> nn.Module:
         """A plain module ``inputs -> (output, heatmap, gates)`` for ``torch.compile``, export and ONNX.
 
-        It shares parameters with this one, but its hooks are its own and permanent.
+        It shares parameters with this one, but its hooks are its own and permanent. ``output`` names the output to
+        explain, where the model has several; all that it returns is passed on.
         """
         from squeezecam.plain import Plain
 
-        return Plain(self, method, target)
+        return Plain(self, method, target, output)
 
     def block(self, stream: str | None = None) -> SEBlock:
         """The block of a stream; of the only one by default."""

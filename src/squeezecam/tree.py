@@ -71,6 +71,16 @@ def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:
     return value
 
 
+def distinct(value: Any) -> Any:
+    """``value`` with a copy wherever a tensor stands that stood before: what is followed by identity stays apart."""
+    known: set[int] = set()
+    for path, leaf in leaves(value):
+        if id(leaf) in known:
+            value = replace(value, path, leaf.clone())
+        known.add(id(leaf))
+    return value
+
+
 def show(path: Path) -> str:
     """A path as a user would write it: ``gender``, ``0``, ``logits.0``; ``output`` for the whole."""
     return ".".join(str(key) for key in path) or "output"

@@ -72,8 +72,9 @@ def randomise(
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
-    source = Given(images, target=target, named=names)
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
+    subject.check_pictures(images)
+    source = Given(images, target=target, named=names)
     return run_randomise(
         subject, source, methods, stage_count=stage_count, batch_size=batch_size, sample=sample, seed=seed, out=out,
         progress=progress,

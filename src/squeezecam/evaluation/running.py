@@ -85,8 +85,9 @@ def evaluate(
 
     """
     flags = subsets or {}
-    source = Given(images, boxes, masks, target, names, flags)
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
+    subject.check_pictures(images)
+    source = Given(images, boxes, masks, target, names, flags)
     return run(
         subject, source, methods, metrics, subsets=tuple(flags), steps=steps, batch_size=batch_size, sample=sample,
         seed=seed, out=out, progress=progress,

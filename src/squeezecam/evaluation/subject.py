@@ -43,6 +43,32 @@ class Subject:
         """Where the model is."""
         return next((p.device for p in self.squeeze.parameters()), torch.device("cpu"))
 
+    def check_pictures(self, images: Any) -> None:
+        """Raise where ``images`` are the inputs of a call, of a model of several, and not pictures."""
+        inputs = list(images.values()) if isinstance(images, dict) else images
+        is_call = isinstance(inputs, (tuple, list)) and all(
+            (isinstance(one, Tensor) and one.ndim != 3) or isinstance(one, (tuple, list, dict)) for one in inputs
+        )
+        if self._asks_for_more and is_call:
+            raise InputError(f"expected pictures, one after the other, and got the inputs of a call: {self._how}")
+
+    @property
+    def _asks_for_more(self) -> bool:
+        return self.make_inputs is as_is and len(self.squeeze.example_leaves) > 1
+
+    @property
+    def _how(self) -> str:
+        if len(self.squeeze.places) > 1:
+            return (
+                f"the model has maps of {', '.join(self.squeeze.places)}, and what is measured here is one map of one "
+                "picture; squeeze.explain shows them all"
+            )
+        return (
+            f"the model was attached with {len(self.squeeze.example_leaves)} inputs, and what is measured here changes "
+            "one picture: pass make_inputs=, which makes the model's inputs of a batch of pictures and holds the rest "
+            "fixed; squeeze.explain takes all inputs as they are"
+        )
+
     def predict(self, pictures: Tensor) -> Tensor:
         """Scores ``(N, K)``, with gates in the path only in ``gate`` mode."""
         args, kwargs = tree.as_call(self.make_inputs(pictures))
@@ -51,7 +77,9 @@ class Subject:
                 values = self.squeeze.select(self.squeeze(*args, **kwargs), self.output)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on this input
                 line = " ".join(str(error).split())[:300]
-                raise InputError(f"the model failed on pictures of shape {tuple(pictures.shape)}: {line}") from error
+                hint = f"; {self._how}" if self._asks_for_more else ""
+                shape = tuple(pictures.shape)
+                raise InputError(f"the model failed on pictures of shape {shape}: {line}{hint}") from error
         if values.ndim > 2:
             raise InputError(
                 f"output '{self.output}' has shape {tuple(values.shape)}, expected one row of classes a picture"
