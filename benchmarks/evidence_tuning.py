@@ -61,10 +61,12 @@ def explained(name: str, method: str, upsample: str | None = None) -> MapMethod:
 
 
 def formed(
-    name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False, walk: tuple[float, int] | None = None
-) -> MapMethod:
+    name: str, form: Callable[[Tensor, Tensor], Tensor], speaking: bool = False,
+    walk: tuple[float, int] | None = None, close: float | None = None,
+) -> MapMethod:  # fmt: skip
     """A form of class evidence, or of what speaks for the class, and of the principal component, both enlarged by
-    splines and over their maxima; ``walk``: spread before, alike to this much of the others, in this many steps.
+    splines and over their maxima; ``walk``: spread before, alike to this much of the others, in this many steps;
+    ``close``: times the evidence, not spread, through a Gaussian of this share of the picture.
     """
 
     def run(squeeze: Squeeze, inputs: Any, target: Tensor | None, **_: Any) -> Tensor:
@@ -82,6 +84,9 @@ def formed(
                 alike = likeness.affinities(features, tuple(features.shape[2:]), alike=walk[0])
                 maps = [likeness.spread(one, alike, walk[1]) for one in maps]
             found = form(*on_finer_grid(*maps))
+            if close is not None:
+                height, width = found.shape[1:]
+                found = found * heatmap.over_maximum(heatmap.through_gaussian(evidence, (height, width), close))
             return heatmap.upsample(found, tuple(inputs.shape[-2:]), "spline")
 
     return MapMethod(name, name, "own", run, lambda squeeze, shape: 1.0)
@@ -89,6 +94,10 @@ def formed(
 
 def half(speaking: Tensor, component: Tensor) -> Tensor:
     return (speaking * (0.5 + component)) ** 2
+
+
+def milder(speaking: Tensor, component: Tensor) -> Tensor:
+    return (speaking * (0.5 + component)) ** 1.5
 
 
 def variants(squeeze: Squeeze) -> list[MapMethod]:
@@ -111,6 +120,10 @@ def variants(squeeze: Squeeze) -> list[MapMethod]:
         formed("f (0.5 + e) spread, .005, 2 steps", half, speaking=True, walk=(0.005, 2)),
         formed("f (0.5 + e) spread, .05, 2 steps", half, speaking=True, walk=(0.05, 2)),
         formed("f (0.5 + e) spread, .02, 2 steps", half, speaking=True, walk=(0.02, 2)),
+        *(
+            formed(f"the same to 1.5, times f through {share}", milder, speaking=True, walk=(0.02, 2), close=share)
+            for share in (0.08, 0.15, 0.3)
+        ),
     ]
     made.append(explained("focus" if squeeze.locator() is None else "focus, fitted locator", "focus"))
     if squeeze.fitted:
