@@ -347,6 +347,8 @@ class TestBatchesAndErrors:
             ({"objective": "task", "train": "head"}, "apply='gate'"),
             ({"output": "nothing"}, "no output 'nothing'"),
             ({"hold_out": 0.0}, "hold_out"),
+            ({"hidden": 0}, "hidden must be at least 1"),
+            ({"windows": -1}, "windows at least 0"),
         ):
             with pytest.raises(InputError, match=message):
                 squeeze.fit([x], **bad)

@@ -127,6 +127,12 @@ def test_windows_of_pictures_and_slow_maps_stay_together() -> None:
         assert float(torch.corrcoef(both)[0, 1]) > 0.999
 
 
+@pytest.mark.parametrize("batches", [2, 3, 6, 7])
+def test_any_number_of_steps_will_do(batches: int) -> None:
+    squeeze = squeezecam.attach(Net(), patches(2))
+    assert len(squeeze.locate(list(patches(2 * batches).split(2)), epochs=1).history) == 2
+
+
 def test_what_cannot_be_located_is_refused() -> None:
     squeeze = squeezecam.attach(Net(), patches(2))
     with pytest.raises(FitError, match="two batches"):

@@ -237,3 +237,17 @@ def test_few_pictures_at_a_time_on_a_processor_as_many_as_wanted_elsewhere() -> 
     assert at_once(torch.empty(1, 3, 1000, 1000), 32) == 4
     assert at_once(torch.empty(1, AT_ONCE // 8, 1, 1), 32) == 8
     assert at_once(torch.empty(1, 3, 224, 224, device="meta"), 32) == 32
+
+
+@needs_grad_cam
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["grad-cam", "layercam", "fem", "score-cam", "ablation-cam"])
+def test_a_model_in_half_precision_has_the_same_maps(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net, pictures = ConvNet().eval(), torch.rand(2, 2, 24, 24)
+    target = torch.tensor([0, 1])
+    wanted = registry()[name](squeezecam.attach(net.float(), pictures), pictures, target)
+    low = pictures.to(dtype)
+    found = registry()[name](squeezecam.attach(net.to(dtype), low), low, target)
+    assert found.dtype == torch.float32
+    assert float((found - wanted).abs().mean()) < 0.05

@@ -330,6 +330,39 @@ def test_it_works_with_the_block_in_the_path() -> None:
     assert torch.allclose(explanation.raw, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_is_refined_too(dtype: torch.dtype) -> None:
+    squeeze = squeezecam.attach(coloured().to(dtype), patches(2).to(dtype))
+    report = squeeze.refine([batch.to(dtype) for batch in patches(48).split(8)], epochs=6, lr=5e-3, seed=1)
+    assert report.after["loss"] < report.before["loss"] - 0.05
+    found = squeeze.explain(patches(2).to(dtype), method="refined").heatmap
+    assert bool(found.isfinite().all())
+    assert float(found.max()) > 0.3
+
+
+def test_chosen_channels_are_those_of_a_map_that_is_made_of_them(refined: squeezecam.Squeeze) -> None:
+    pictures = patches(3)
+    for given in ({"keep": "topk:1"}, {"score": "class"}, {"aggregate": "energy"}):
+        with pytest.raises(InputError, match=r"the refined map is made of no chosen channels, so .*=.* has no meaning"):
+            refined.explain(pictures, method="refined", **given)
+    assert refined.explain(pictures).method == "refined"
+    part = refined.explain(pictures, keep="topk:1")
+    assert part.method == "class, keep=topk:1"  # the block of this one is not fitted
+    assert part.kept.sum(1).tolist() == [1, 1, 1]
+    assert torch.equal(part.heatmap, refined.explain(pictures, method="class", keep="topk:1").heatmap)
+
+
+@pytest.mark.parametrize("what", ["tune", "refine", "locate"])
+def test_a_share_to_hold_out_that_is_none_is_refused(what: str) -> None:
+    squeeze = squeezecam.attach(TwoStages(), patches(2))
+    squeeze.fit([patches(24)])
+    for share in (1.0, 2, -1):
+        with pytest.raises(InputError, match=r"hold_out is the share of the batches .* got"):
+            getattr(squeeze, what)(list(patches(12).split(4)), epochs=1, hold_out=share)
+    report = getattr(squeeze, what)(list(patches(12).split(4)), epochs=1, hold_out=0.9)  # one batch is left to fit on
+    assert report.held_out == 8
+
+
 def test_what_cannot_be_refined_is_refused() -> None:
     squeeze = squeezecam.attach(coloured(), patches(2))
     with pytest.raises(InputError, match=r"squeeze\.refine"):

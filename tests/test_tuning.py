@@ -131,3 +131,10 @@ def test_what_cannot_be_tuned_is_refused(fitted: squeezecam.Squeeze) -> None:
         fitted.tune([animals(4)])
     with pytest.raises(InputError, match="epochs"):
         fitted.tune(list(animals(16).split(4)), epochs=0)
+
+
+def test_a_model_in_half_precision_is_tuned_too() -> None:
+    squeeze = squeezecam.attach(Animals().bfloat16(), torch.rand(2, 3, 32, 32).bfloat16())
+    batches = [torch.rand(4, 3, 32, 32).bfloat16() for _ in range(8)]
+    squeeze.fit(batches)
+    assert len(squeeze.tune(batches, epochs=2).history) == 3

@@ -155,7 +155,8 @@ def explain(
             target), ``"focus"`` (where the object of the class is; :func:`squeezecam.focus.focus_map`, or what a
             locator learned, :meth:`Squeeze.locate`), and with a refiner (:meth:`Squeeze.refine`) ``"refined"`` (the
             class map as a mask).
-            None: the refined map where there is a refiner; else the published map once the block is fitted; before,
+            None: the refined map where there is a refiner, unless ``score``, ``keep`` or ``aggregate`` is given, which
+            it has none of; else the published map once the block is fitted; before,
             and where a target is given, the class map if the classification layer is known exactly or has a fitted
             read-out, which ``method`` of the result then names with its R². Where features can be negative, the mean
             of the kept channels is that of their positive parts, and the result says so.
@@ -181,7 +182,9 @@ def explain(
     """
     name = squeeze.output_name(output)
     given = None if aggregate == CHANGE else aggregate
-    chosen = recipe_for(squeeze, name, method or default_method(squeeze, name, target), score, keep, given)
+    altered = not (score is None and keep is None and aggregate is None)
+    default = default_method(squeeze, name, target, altered=altered)
+    chosen = recipe_for(squeeze, name, method or default, score, keep, given)
     fitted = squeeze.fitted  # read before the pass, while there is nothing on the device to wait for
     if aggregate == CHANGE and chosen.of_class:
         raise InputError(f"aggregate='{CHANGE}' lays out heat, not evidence for a class: use method='published'")

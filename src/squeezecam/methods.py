@@ -68,16 +68,17 @@ def usable(squeeze: Squeeze, output: str | None = None) -> list[str]:
     ]
 
 
-def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None) -> str:
+def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None, *, altered: bool = False) -> str:
     """What ``None`` stands for: the refined map where there is a refiner, else the published map of a fitted block,
     else the class map where the head is known. ``docs/evidence.md`` has the figures that this order rests on.
 
     The class map of a known head needs no fit, and it is the one that a target changes; that of a read-out is shown
-    where a target is given.
+    where a target is given. ``altered``: a score, keep rule or aggregation is put in the place of the method's, which
+    the refined map has none of.
     """
     if squeeze.evidence(output) is None:
         return "published"
-    if squeeze.refiner(output) is not None:
+    if squeeze.refiner(output) is not None and not altered:
         return "refined"
     return "published" if target is None and squeeze.fitted else "class"
 
@@ -107,6 +108,12 @@ def recipe_for(
         if value not in known:
             raise InputError(f"unknown {kind} '{value}'; expected one of {', '.join(known)}")
     vector.keep_rule(recipe.keep)
+    refined = chosen.needs_refiner or recipe.needs_refiner
+    if refined and changed not in ({}, {"aggregate": "refined"}):
+        raise InputError(
+            f"the refined map is made of no chosen channels, so {' and '.join(said)} has no meaning for it: use "
+            "method='published' or 'class'"
+        )
     if not recipe.of_class:
         return recipe
     if recipe.needs_refiner and squeeze.refiner(output) is None:

@@ -96,6 +96,8 @@ def fit(
 
     """
     _check(squeeze, objective, train, task, agreement, hold_out)
+    if (hidden is not None and hidden < 1) or windows < 0:
+        raise InputError(f"hidden must be at least 1 and windows at least 0, got hidden={hidden}, windows={windows}")
     check_batches(squeeze, batches)
     output = squeeze.output_name(output)
     if task == BINARY:

@@ -39,6 +39,9 @@ CROPPED, SMALLEST = 0.5, 0.55
 """Share of the batches that are cut to a window while learning, and its smallest side as a share."""
 PRESENT = 0.3
 """A window in which the slow map stays below this has no object of its own, and is not scaled up."""
+STARTING = 0.21
+"""Share of the steps in which the learning rate rises; of no number of steps just one, over which the schedule divides
+by nothing."""
 LOOKED_AT = 64
 """Batches that the mean and deviation of the features are taken from."""
 
@@ -131,7 +134,7 @@ def locate(
             best, state, best_epoch, history = before, copy.deepcopy(locator.state_dict()), 0, [before[0]]
             optimiser = torch.optim.AdamW(locator.parameters(), lr, weight_decay=decay)
             steps = epochs * (total - held)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.2)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=STARTING)
             with bar.task("locate", steps) as advance:
                 for epoch in range(epochs):
                     locator.train()

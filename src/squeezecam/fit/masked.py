@@ -116,7 +116,9 @@ def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = Fals
 def answer(pictures: Pictures, seen: Seen, masks: Tensor, mask_of: MaskOf, upsample: str) -> Answer:
     """The model on the same pictures under ``masks (N, H', W')``, which ``mask_of`` makes again of what is left."""
     large = min_max(heatmap.upsample(masks, tuple(seen.given.shape[-2:]), upsample).clamp_min(0))
-    values, features, finer = pictures.seen(tree.replace(seen.call, pictures.path, seen.given * large[:, None]))
+    values, features, finer = pictures.seen(
+        tree.replace(seen.call, pictures.path, (seen.given * large[:, None]).to(seen.given.dtype))
+    )
     kept = _probability(pictures, values, seen.target)
     # The features of the masked picture come without gradient: it goes through what is made of them.
     alike = correlation(masks, mask_of(values.detach(), features, finer, seen.target)).add(1).clamp_min(0.02) / 2

@@ -25,14 +25,19 @@ def counted(batches: Iterable[Any], hold_out: float, what: str) -> tuple[int, in
 
     Raises:
         FitError: fewer than two, or an iterator, which is gone after once.
+        InputError: ``hold_out`` is no share, or leaves nothing to fit on.
 
     """
+    if not 0 <= hold_out < 1:
+        raise InputError(
+            f"hold_out is the share of the batches that is held out, at least 0 and under 1: got {hold_out}"
+        )
     if iter(batches) is batches:
         raise FitError(f"{what} goes over the data several times: pass a list or a DataLoader, not an iterator")
     total = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if total < 2:
         raise FitError(f"{what} needs at least two batches, one of them to stop by: got {total}")
-    return total, max(1, round(total * hold_out))
+    return total, min(total - 1, max(1, round(total * hold_out)))
 
 
 class Pictures:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from squeezecam import tree
+from squeezecam import heatmap, tree
 from squeezecam.errors import InputError
 from squeezecam.fit.runner import HeadRunner
 from squeezecam.layout import Layout
@@ -49,6 +49,7 @@ class Front(nn.Module):
             )
         (self.stream, self.place), *_ = squeeze.places.items()
         self.runner: HeadRunner | None = None
+        self.dtype = torch.float32
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores ``(N, K)``; a single value per sample becomes ``(N, 1)``."""
@@ -59,8 +60,10 @@ class Front(nn.Module):
             return self._scores(self.squeeze(*args, **kwargs))
 
     def _laid_out(self, pictures: Tensor) -> Tensor:
-        """As the caller's pictures lie in memory: libraries make perturbed ones anew, channels first."""
-        last = torch.channels_last
+        """As the caller's pictures are and lie in memory: libraries make perturbed ones anew, in float32 and channels
+        first.
+        """
+        last, pictures = torch.channels_last, pictures.to(self.pictures.dtype)
         wanted = self.pictures.is_contiguous(memory_format=last) and not self.pictures.is_contiguous()
         return pictures.contiguous(memory_format=last) if wanted else pictures
 
@@ -80,7 +83,7 @@ class Front(nn.Module):
     def _head_only(self) -> Tensor:
         assert self.runner is not None
         features = self.tap(None)
-        raw = {self.stream: self.place.layout.pack(features)}
+        raw = {self.stream: self.place.layout.pack(features).to(self.dtype)}
         return self._scores(self.runner.run(raw, len(features)))
 
     def _scores(self, result: Any) -> Tensor:
@@ -90,7 +93,8 @@ class Front(nn.Module):
     def _handle(self, tensor: Tensor) -> Tensor:
         layout = self.place.layout
         batch = tensor.shape[next(i for i, axis in enumerate(layout.axes) if "n" in axis.names)]
-        features = layout.unpack(tensor, batch, self.place.grid)
+        self.dtype = tensor.dtype
+        features = heatmap.at_least_float32(layout.unpack(tensor, batch, self.place.grid))  # NumPy has no bfloat16
         if torch.is_grad_enabled() and not features.requires_grad:  # frozen weights: the gradient begins here
             features = features.detach().requires_grad_()
         return repacked(layout, tensor, self.tap(features).clone())
