@@ -220,7 +220,9 @@ def test_the_command_passes_its_options_on_and_says_whose_heatmap_it_is(
 
     def made_up(squeeze: squeezecam.Squeeze, example: Tensor, *options: object) -> exporting.Exported:
         asked.append(options)
-        return exporting.Exported(options[0], ["input"], ["age", "heatmap", "gates"], 2e-6, "age", "class", options[2])
+        return exporting.Exported(
+            options[0], ["input"], ["age", "heatmap", "gates"], 2e-6, "age", "class", options[2], "ok"
+        )
 
     monkeypatch.setattr(exporting, "export_onnx", made_up)
     path = tmp_path / "m.onnx"
@@ -230,10 +232,36 @@ def test_the_command_passes_its_options_on_and_says_whose_heatmap_it_is(
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code in (None, 0)
-    assert asked == [(path, "class", 3, "age")] * 2
+    assert asked == [(path, "class", 3, "age", [])] * 2
     lines, found = capsys.readouterr().out.split("{", 1)
     assert "heatmap: method 'class', of the output 'age', its class 3" in lines
     assert "outputs: age, heatmap, gates" in lines
     record = json.loads("{" + found)
     assert record["heatmap"] == {"output": "age", "method": "class", "target": 3}
     assert (record["outputs"], record["difference"]) == (["age", "heatmap", "gates"], 2e-6)
+
+
+def test_what_is_doubtful_about_the_heatmap_is_said_and_stands_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    path = tmp_path / "demo.onnx"
+
+    def export(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["squeezecam", "export", "--model", "demo", "--onnx", str(path), *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code in (None, 0)
+
+    export("--random", "--method", "published")
+    said = capsys.readouterr().out
+    assert "in doubt: random weights" in said
+    assert "block not fitted: its gates select nothing" in said
+    props = {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
+    assert props["squeezecam.method"] == "published"
+    assert props["squeezecam.target"] == "None"
+    assert "block not fitted" in props["squeezecam.status"]
+    export("--method", "class", "--target", "3", "--json")
+    assert json.loads(capsys.readouterr().out)["status"] == "ok"
+    assert {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}["squeezecam.target"] == "3"

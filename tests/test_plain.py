@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from conftest import (
     hooks_of,
     leave_identity,
 )
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 
 MODELS = {"linear": ConvNet, "last": ChannelsLast, "norm": NormHead, "conv": ConvHead, "in-place": InPlaceRelu}
 
@@ -135,6 +136,16 @@ def test_the_output_to_explain_can_be_named():
         torch.testing.assert_close(heatmap, squeeze.explain(x, method="class", output=name).heatmap)
     with pytest.raises(InputError, match="what"):
         squeeze.as_module("class", output="which")
+
+
+def test_a_block_that_is_not_fitted_is_warned_of():
+    squeeze = squeezecam.attach(ConvNet().eval(), torch.randn(3, 2, 14, 18))
+    with pytest.warns(SqueezeWarning, match="as_module: block not fitted: its gates select nothing"):
+        plain = squeeze.as_module("published")
+    assert plain.doubts == ["block not fitted: its gates select nothing, fit it first"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        squeeze.as_module("class")
 
 
 @pytest.mark.parametrize("apply", ["observe", "gate"])

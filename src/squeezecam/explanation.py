@@ -272,24 +272,36 @@ def _status(
     *,
     asked: bool,
 ) -> Doubts:
-    of_class = chosen.aggregate == "class"
     absent = [stream for stream in squeeze.places if stream not in raws]
-    evidence, always = squeeze.evidence(output) if chosen.of_class else None, []
+    always = _of_every_map(squeeze, chosen, output, fitted=fitted, asked=asked)
+    always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
+    of_class, gated = chosen.aggregate == "class", fitted and chosen.score == "gate"
+    moved = squeeze.origins.moved(squeeze, _fitted_parts(squeeze, chosen, output, fitted))
+    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
+
+
+def doubts_of(squeeze: Squeeze, method: str, output: str, target: int | None = None) -> list[str]:
+    """What is doubtful about every map of a method, whatever the picture, one line each."""
+    chosen, fitted = recipe_for(squeeze, output, method, None, None, None), squeeze.fitted
+    found = _of_every_map(squeeze, chosen, output, fitted=fitted, asked=target is not None)
+    return found + squeeze.origins.lines(squeeze, *_fitted_parts(squeeze, chosen, output, fitted))
+
+
+def _of_every_map(squeeze: Squeeze, chosen: Method, output: str, *, fitted: bool, asked: bool) -> list[str]:
+    of_class, found = chosen.aggregate == "class", []
+    evidence = squeeze.evidence(output) if chosen.of_class else None
     if isinstance(evidence, ReadoutHead):
         doubt = evidence.doubt()
-        always += [doubt] if doubt is not None else []
+        found += [doubt] if doubt is not None else []
     elif not fitted and (of_class or chosen.score != "class"):
-        always.append(
+        found.append(
             f"{NO_FIT_NEEDED}, which needs no fit, is shown"
             if of_class
             else "block not fitted: its gates select nothing, fit it first"
         )
-    always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
     if asked and not chosen.of_class:  # a class was asked for, of a map that knows none
-        always.append(f"the map is the same for every class: {_why_no_class(squeeze, chosen, output)}")
-    gated = fitted and chosen.score == "gate"
-    moved = squeeze.origins.moved(squeeze, _fitted_parts(squeeze, chosen, output, fitted))
-    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
+        found.append(f"the map is the same for every class: {_why_no_class(squeeze, chosen, output)}")
+    return found
 
 
 def _fitted_parts(squeeze: Squeeze, chosen: Method, output: str, fitted: bool) -> list[str]:

@@ -222,11 +222,16 @@ class Squeeze(Calls):
         """A plain module ``inputs -> (output, heatmap, gates)`` for ``torch.compile``, export and ONNX.
 
         It shares parameters with this one, but its hooks are its own and permanent. ``output`` names the output to
-        explain, where the model has several; all that it returns is passed on.
+        explain, where the model has several; all that it returns is passed on. What ``explain`` would say of every map
+        (a block that is not fitted, a model that has changed since) is warned of, and kept as ``doubts``.
         """
         from squeezecam.plain import Plain
+        from squeezecam.status import notice_of
 
-        return Plain(self, method, target, output)
+        made = Plain(self, method, target, output)
+        if said := notice_of("; ".join(made.doubts)):
+            warnings.warn(f"the map of as_module: {said}", SqueezeWarning, stacklevel=2)
+        return made
 
     def block(self, stream: str | None = None) -> SEBlock:
         """The block of a stream; of the only one by default."""

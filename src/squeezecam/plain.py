@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
+from squeezecam.explanation import doubts_of
 from squeezecam.focus import focus_map, focused
 from squeezecam.locator import located_map
 from squeezecam.methods import METHODS, default_method
@@ -24,7 +25,8 @@ class Plain(nn.Module):
     """``inputs -> (output, heatmap, gates)`` with permanent hooks on a copy of the model that shares its parameters.
 
     For ``torch.compile``, ``torch.export`` and ONNX: no decisions on values, no bookkeeping. One stream, the
-    map of one output beside all that the model returns. It is that of :meth:`Squeeze.explain`; there is no status.
+    map of one output beside all that the model returns. It is that of :meth:`Squeeze.explain`; there is no status, but
+    ``doubts`` has what is true of every map, one line each.
 
     Args:
         squeeze: from :func:`squeezecam.attach`.
@@ -74,6 +76,7 @@ class Plain(nn.Module):
             )
         self.locator = squeeze.locator(self.output) if METHODS[self.method].aggregate == "focus" else None
         self.target = target
+        self.doubts = doubts_of(squeeze, self.method, self.output, target)
         self.sides = squeeze.single[self.output] if self.output in squeeze.binary else None
         self.path = squeeze.outputs[self.output]
         self.input_path = squeeze.input_paths[self.stream]

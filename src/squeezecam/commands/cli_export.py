@@ -36,15 +36,17 @@ def export(
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, seed=seed, at=at, adapter=adapter, apply=apply, strict=strict
     )
-    found = export_onnx(squeeze, example_of(loaded), onnx, method, target, output)
+    found = export_onnx(squeeze, example_of(loaded), onnx, method, target, output, loaded.cautions())
     if as_json:
         record = {"command": command(), "onnx": str(found.path), "inputs": found.inputs, "outputs": found.outputs,
                   "heatmap": {"output": found.explained, "method": found.method, "target": found.target},
-                  "difference": found.difference}  # fmt: skip
+                  "difference": found.difference, "status": found.status}  # fmt: skip
         print(json.dumps(record, indent=2))
         return
     wanted = "its predicted class" if found.target is None else f"its class {found.target}"
     print(f"heatmap: method '{found.method}', of the output '{found.explained}', {wanted}")
+    if found.status != "ok":
+        print(f"in doubt: {found.status}")
     print(f"inputs: {', '.join(found.inputs)}; outputs: {', '.join(found.outputs)}; the first axis is the batch")
     print(f"onnxruntime agrees with the model to {found.difference:.1e} of each output's largest value")
     wrote([found.path])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from squeezecam.files import atomic_path
 from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
 from squeezecam.plain import Plain
+from squeezecam.status import notice_of
 
 MAP, GATES = "heatmap", "gates"
 """What stands in the file beside the model's own outputs."""
@@ -43,6 +45,7 @@ class Exported:
         explained: name of the model's output that the heatmap explains.
         method: of the heatmap.
         target: class that the heatmap explains; None is the predicted one.
+        status: what is doubtful about every heatmap; "ok" where nothing is. It stands in the file too.
 
     """
 
@@ -53,6 +56,7 @@ class Exported:
     explained: str
     method: str
     target: int | None
+    status: str
 
 
 class _Flat(nn.Module):
@@ -68,7 +72,13 @@ class _Flat(nn.Module):
 
 
 def export_onnx(
-    squeeze: Squeeze, example: Any, path: Path, method: str | None, target: int | None, output: str | None = None
+    squeeze: Squeeze,
+    example: Any,
+    path: Path,
+    method: str | None,
+    target: int | None,
+    output: str | None = None,
+    cautions: Sequence[str] = (),
 ) -> Exported:
     """Export model, heatmap and gates with a dynamic batch, and run the file once through onnxruntime.
 
@@ -79,6 +89,7 @@ def export_onnx(
         method: of the heatmap; None is the default one of ``explain``.
         target: class that the heatmap explains; None is the predicted one.
         output: name of the output that the heatmap explains; None is the default one.
+        cautions: what has to be said of the model itself.
 
     Raises:
         ModelError: a package is missing, the model cannot be exported, or the file does not give what the model gives.
@@ -112,7 +123,18 @@ def export_onnx(
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise ModelError(f"the model cannot be exported to ONNX: {reason}") from error
         difference = _checked(module, larger, expected, temporary, inputs)
-    return Exported(path, inputs, outputs, difference, plain.output, plain.method, target)
+        status = "; ".join([*cautions, *filter(None, map(notice_of, plain.doubts))]) or "ok"
+        _describe(temporary, output=plain.output, method=plain.method, target=target, status=status)
+    return Exported(path, inputs, outputs, difference, plain.output, plain.method, target, status)
+
+
+def _describe(path: Path, **about: Any) -> None:
+    """What the heatmap is, in the file: whoever gets it has nothing else."""
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {f"squeezecam.{key}": str(value) for key, value in about.items()})
+    onnx.save(model, str(path))
 
 
 def _names(squeeze: Squeeze, returned: Any, inputs: list[str]) -> list[str]:
