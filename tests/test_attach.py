@@ -573,3 +573,19 @@ def test_one_tensor_may_stand_for_two_inputs() -> None:
     squeeze = squeezecam.attach(TwoStreams().eval(), (inputs, inputs))
     assert list(squeeze.places) == ["face", "body"]
     assert squeeze.explain((inputs, inputs)).heatmap["body"].shape == (2, 14, 14)
+
+
+@pytest.mark.parametrize("part", ["", "features"])
+def test_a_model_compiled_in_place_is_run_eagerly_and_left_compiled(part: str) -> None:
+    model, x = ConvNet().eval(), torch.rand(2, 2, 14, 14)
+
+    def refused(*args: object) -> None:
+        raise AssertionError("compiled code was run")
+
+    inner = model.get_submodule(part)
+    inner._compiled_call_impl = refused  # what model.compile() puts there
+    with pytest.warns(SqueezeWarning, match="compiled before attaching"):
+        squeeze = squeezecam.attach(model, x)
+    squeeze.explain(x)
+    assert inner._compiled_call_impl is refused
+    assert {id(p) for p in squeeze.model.parameters()} == {id(p) for p in model.parameters()}

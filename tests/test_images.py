@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -155,6 +156,20 @@ def test_16_bit_gray_is_scaled_by_its_full_range(tmp_path: Path, name: str, dtyp
     with Image.open(tmp_path / name) as opened:
         assert opened.mode.startswith("I")
     assert gray(tmp_path / name) == [0, 1, 128, 255]
+
+
+def test_fewer_bits_in_a_16_bit_picture_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "_dark_named", threading.Event())
+    for name, highest in (("night.png", 5000), ("black.png", 0)):
+        Image.fromarray(np.array([[0, highest]], dtype="<u2")).save(tmp_path / name)
+    for name, highest in (("twelve.png", 4095), ("again.png", 255)):
+        Image.fromarray(np.array([[0, highest]], dtype="<u2")).save(tmp_path / name)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for name in ("night.png", "black.png", "twelve.png", "again.png"):
+            gray(tmp_path / name)
+    assert len(said) == 1
+    assert "twelve.png is 16-bit gray and its largest value is 4095 of 65535" in str(said[0].message)
 
 
 def test_32_bit_values_beyond_16_bits_are_stretched(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from squeezecam.frames import name_time
 from squeezecam.head import find_head
 from squeezecam.heatmap import suited_aggregate
 from squeezecam.joined import find_joined, layer_inputs, map_changed
-from squeezecam.module import Apply, Capture, Squeeze
+from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
 from squeezecam.tap import evaluating
 from squeezecam.upstream import before, before_all, beside, input_of
@@ -89,6 +89,9 @@ def attach(
     if hasattr(model, "_orig_mod"):
         warnings.warn(_COMPILED, SqueezeWarning, stacklevel=2)
         model = model.get_submodule("_orig_mod")
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
+        warnings.warn(_COMPILED, SqueezeWarning, stacklevel=2)
+        model = shared_copy(model)  # in place, by model.compile(): a copy is eager
     args, kwargs = tree.distinct(tree.as_call(example))
     if not tree.leaves((args, kwargs)):
         raise InputError(

@@ -19,8 +19,6 @@ from squeezecam.errors import InputError, SiteError, SqueezeError
 if TYPE_CHECKING:
     from squeezecam.module import Squeeze
 
-Leaf = tuple[tuple[int, ...], torch.dtype]
-
 
 @contextlib.contextmanager
 def told(squeeze: Squeeze, inputs: Any, batch: Any = None) -> Iterator[None]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+NEARLY_BLACK = 4096
+"""Under this, 16-bit gray is more likely 12 or 8 bits in a larger container than a picture taken at night."""
 
 
 def read_image(
@@ -80,6 +83,7 @@ def read_image(
             refuse_large(name, *image.size, max_pixels)
             try:
                 image.load()
+                _warn_of_unused_range(name, image)
                 return _upright(image, to_rgb(image, background))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
@@ -170,6 +174,25 @@ def _to_bytes(values: NDArray[np.generic], *, floating: bool) -> NDArray[np.uint
     numbers = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
     scaled = (numbers - low) / (high - low if high > low else 1.0)
     return np.asarray(np.rint(scaled * 255), dtype=np.uint8)
+
+
+_dark_named = threading.Event()
+
+
+def _warn_of_unused_range(name: str, image: Image.Image) -> None:
+    """Say, once in a process, that a picture of 16 bits holds fewer: what is meant as white would be nearly black."""
+    if not image.mode.startswith("I") or _dark_named.is_set():
+        return
+    low, high = np.asarray(image).min(), np.asarray(image).max()
+    if low < 0 or not 0 < high < NEARLY_BLACK:
+        return
+    _dark_named.set()
+    warnings.warn(
+        f"{name} is 16-bit gray and its largest value is {high} of 65535, so it is read as nearly black: if it holds "
+        "12 or 8 bits, scale them to 16 first (said of the first such picture alone)",
+        SqueezeWarning,
+        stacklevel=2,
+    )
 
 
 def _known_formats() -> list[str]:
