@@ -19,7 +19,7 @@ from conftest import ConvNet, Planted, leave_identity
 from squeezecam import InputError, Squeeze
 from squeezecam.errors import SqueezeWarning
 from squeezecam.evaluation import choose_columns
-from squeezecam.evaluation.columns import COLUMNS, DEFAULT, passes
+from squeezecam.evaluation.columns import COLUMNS, DEFAULT, imputations, passes
 from squeezecam.evaluation.running import run
 from squeezecam.evaluation.source import Given
 from squeezecam.evaluation.subject import Remembering, Subject
@@ -34,6 +34,7 @@ from squeezecam.metrics import (
     masked_confidence,
     max_box_acc,
     max_box_acc_v2,
+    road_combined,
 )
 from squeezecam.peers import MapMethod, registry
 
@@ -300,6 +301,8 @@ def test_the_price_of_the_default_table() -> None:
     columns = choose_columns(None, truth=True)
     assert passes(columns, 8, 1.0) == 7 + 7 + 1 + 1
     assert not any(c.slow for c in columns)
+    assert imputations(columns) == 0
+    assert [imputations(choose_columns(names, truth=False)) for names in ("road", "road_combined,road")] == [9, 18]
     by_channel = {"channel_faithfulness", "channel_correlation", "opposing_share"}
     assert {name for name, c in COLUMNS.items() if c.own} == by_channel
     assert {name for name, c in COLUMNS.items() if c.slow} == {"road", "road_combined", "sensitivity_max"} | by_channel
@@ -311,6 +314,8 @@ def test_slow_metrics_run_when_they_are_named() -> None:
     line = found.figures()["class"]
     assert all(line[c.name].value.samples == 3 for c in found.columns)
     assert line["road_combined"].value.mean > 0
+    both = road_combined(planted(), x, planted().explain(x, method="class").heatmap, planted()(x).argmax(1))
+    assert line["road_combined"].value.mean == pytest.approx(float(both.mean()), abs=1e-4)
     assert line["complexity"].value.mean == line["map_area"].value.mean
     gaussian = found.figures()["centred-gaussian"]
     assert gaussian["sensitivity_max"].value.mean == 0

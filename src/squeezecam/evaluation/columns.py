@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from squeezecam.errors import InputError
+from squeezecam.metrics.road import SHARES
 
-ROAD_SHARES = 9
+ROAD_SHARES = len(SHARES)
 SENSITIVITY_DRAWS = 10
 
 
@@ -22,8 +23,8 @@ class Column:
         higher_is_better: None where neither direction is better by itself.
         needs: what has to be computed for it: ``insertion``, ``deletion``, ``masked`` (the picture through its map),
             ``again`` (the map of that), ``truth`` (boxes or masks), ``levels`` (accuracy over all thresholds),
-            ``road``, ``sensitivity``, ``channels`` (the head again and again with channels ablated: of methods that
-            choose channels, squeezecam's own; others have no such figure).
+            ``morf`` and ``lerf`` (ROAD in either order), ``sensitivity``, ``channels`` (the head again and again with
+            channels ablated: of methods that choose channels, squeezecam's own; others have no such figure).
         slow: only measured when asked for by name.
         digits: after the point.
 
@@ -65,8 +66,8 @@ COLUMNS: dict[str, Column] = dict(
         _column("max_box_acc", "MaxBoxAcc", True, "truth", "levels"),
         _column("max_box_acc_v2", "MaxBoxAccV2", True, "truth", "levels"),
         _column("sparseness", "sparseness", True),
-        _column("road", "ROAD", False, "road", slow=True),
-        _column("road_combined", "ROAD comb", True, "road", slow=True),
+        _column("road", "ROAD", False, "morf", slow=True),
+        _column("road_combined", "ROAD comb", True, "morf", "lerf", slow=True),
         _column("sensitivity_max", "sensitivity", False, "sensitivity", slow=True),
         _column("channel_faithfulness", "channels", True, "channels", slow=True),
         _column("channel_correlation", "chan corr", True, "channels", slow=True),
@@ -118,11 +119,15 @@ def _plain(name: str) -> str:
 
 def passes(columns: Iterable[Column], steps: int, explain: float) -> float:
     """Forward passes per picture and method for ``columns``, the map itself apart; ``explain`` is what a map costs."""
-    chosen = list(columns)
-    needs = frozenset[str]().union(*(column.needs for column in chosen))
+    needs = frozenset[str]().union(*(column.needs for column in columns))
     price = {
         "insertion": steps - 1.0, "deletion": steps - 1.0, "masked": 1.0, "again": explain,
-        "sensitivity": SENSITIVITY_DRAWS * explain, "channels": 3.0,
+        "sensitivity": SENSITIVITY_DRAWS * explain, "channels": 3.0, "morf": ROAD_SHARES, "lerf": ROAD_SHARES,
     }  # fmt: skip
-    road = {"road": ROAD_SHARES, "road_combined": 2.0 * ROAD_SHARES}
-    return sum(price.get(need, 0.0) for need in needs) + sum(road.get(column.name, 0.0) for column in chosen)
+    return sum(price.get(need, 0.0) for need in needs)
+
+
+def imputations(columns: Iterable[Column]) -> int:
+    """Pictures per picture and method of which pixels are imputed, for ROAD: each takes longer than a pass."""
+    needs = frozenset[str]().union(*(column.needs for column in columns))
+    return ROAD_SHARES * len(needs & {"morf", "lerf"})

@@ -33,7 +33,6 @@ from squeezecam.metrics import (
     mask_iou,
     pointing_game,
     road,
-    road_combined,
     sensitivity_max,
     sparseness,
 )
@@ -171,6 +170,10 @@ def _parts(
             parts["masked"] = score.masked_fill(bad.to(score.device), float("nan"))
         if "again" in needs:
             parts["again"] = explain(masked, again)
+    if "morf" in needs:
+        parts["morf"] = road(model, pictures, maps, target, outputs=kind, batch_size=batch_size).score
+    if "lerf" in needs:
+        parts["lerf"] = road(model, pictures, maps, target, order="lerf", outputs=kind, batch_size=batch_size).score
     if "sensitivity" in needs:
         parts["sensitivity"] = _sensitivity(explain, pictures, maps, seeds)
     return parts
@@ -233,8 +236,8 @@ def _figure(
         "map_area": lambda: map_area(maps),
         "sparseness": lambda: sparseness(maps),
         "sensitivity_max": lambda: parts["sensitivity"],
-        "road": lambda: road(model, pictures, maps, target, outputs=kind, batch_size=batch_size).score,
-        "road_combined": lambda: road_combined(model, pictures, maps, target, outputs=kind, batch_size=batch_size),
+        "road": lambda: parts["morf"],
+        "road_combined": lambda: (parts["lerf"] - parts["morf"]) / 2,
     }
     return simple[name]()
 
