@@ -450,7 +450,7 @@ def test_bad_pictures_are_one_line_each_and_the_rest_is_done(run: Run, photo: Pa
     for name, line in zip(bad, ran.lines, strict=False):
         assert name in line
     assert "--max-pixels" in ran.lines[3]
-    assert "4 could not be done" in ran.lines[4]
+    assert "4 pictures could not be used" in ran.lines[4]
     found = results(tmp_path / "out")
     assert [row["name"] for row in found["results"]] == ["photo"]
     assert [entry["file"] for entry in found["failed"]] == bad

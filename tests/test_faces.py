@@ -143,7 +143,7 @@ def test_an_active_speaker_whose_face_is_found(tmp_path: Path, monkeypatch: pyte
     outcome = explain_speakers(squeeze, clip, tmp_path / "o.mp4", None, options, no_bar)
     assert wanted == [None]
     assert len(outcome.rows) == 20
-    assert any("1 face tracks were found by mtcnn (0 scene cuts)" in note for note in outcome.notes)
+    assert any("mtcnn found 1 face track (0 scene cuts)" in note for note in outcome.notes)
     (saved,) = read_tracks(tmp_path / "t.csv")
     assert saved.box(19) == pytest.approx((8, 4, 48, 44))
     figures = {"streams.png", "face1_frames.png", "face1_sound.png", "face1_moments.png"}

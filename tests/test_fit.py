@@ -369,7 +369,7 @@ class TestBatchesAndErrors:
         x[3] = float("nan")
         report = attached().fit([x])
         assert report.samples + report.held_out == 59
-        assert any("1 samples" in note for note in report.notes)
+        assert any("left out 1 sample with NaN" in note for note in report.notes)
 
     @pytest.mark.parametrize(("count", "few"), [(8, True), (49, True), (50, False)])
     def test_few_samples_are_said_to_be_few(self, count: int, few: bool) -> None:

@@ -418,6 +418,25 @@ def test_the_figures_are_on_the_scale_of_the_clip(tmp_path: Path, scale: str, mo
     assert tiles[2].max() < 200
 
 
+def test_figures_of_a_sound_and_of_streams_say_what_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    from squeezecam.render import figure
+    from squeezecam.streams import StreamImportance
+    from squeezecam.video import figures
+
+    said: list[str] = []
+    real_caption, real_block = figure._captioned, figures.text_block
+    monkeypatch.setattr(figure, "_captioned", lambda one, words: (said.append(words), real_caption(one, words))[1])
+    monkeypatch.setattr(
+        figures, "text_block", lambda words, *a, **o: (said.append(words), real_block(words, *a, **o))[1]
+    )
+    spectrogram(np.random.default_rng(0).normal(size=(13, 300)), np.ones((4, 10)))
+    assert "sound · 13 rows, 300 time steps" in said
+    assert not any("pixels" in words for words in said)
+    one = StreamImportance(["face", "audio"], [1, 1], {"mean gate": torch.tensor([[0.5, 0.4]])}, {}, torch.zeros(1))
+    figures.importance_bars(one, noun="window")
+    assert "importance of the streams, mean over 1 window" in said
+
+
 def test_curves_begin_right_below_their_title() -> None:
     from squeezecam.video.figures import curves
     from squeezecam.video.strip import CURVE, MARGIN

@@ -92,8 +92,7 @@ def compare_pictures(
         ]  # fmt: skip
         doubts = counted(c.doubts for c in found)
         labels_of = {m.name: m.label for m in found[0].methods}
-        noun = "picture" if len(found) == 1 else "pictures"
-        result.doubts = in_words(doubts, labels_of, len(found), noun)
+        result.doubts = in_words(doubts, labels_of, len(found), "picture")
         record = {**about, "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
                   "pictures": result.pictures,
                   "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip

@@ -26,6 +26,7 @@ from squeezecam.render.explained import SHEET_LIMIT, arrays
 from squeezecam.render.figure import contact_sheet
 from squeezecam.render.scale import Scale
 from squeezecam.status import NO_FIT_NEEDED, notice_of
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -213,7 +214,7 @@ class _Run:
             return
         if self.tiles:
             left = len(outcome.results) - len(self.tiles)
-            count = f"{len(outcome.results)} picture{'s' if len(outcome.results) != 1 else ''}"
+            count = number_of(len(outcome.results), "picture")
             methods = ", ".join(sorted({row["method"] for row in outcome.results}))
             unfitted = any(NO_FIT_NEEDED in row["status"] for row in outcome.results)
             words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]

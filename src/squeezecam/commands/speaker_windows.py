@@ -20,6 +20,7 @@ from squeezecam.video.drawing import Seconds
 from squeezecam.video.reading import Frame
 from squeezecam.video.spool import Spool
 from squeezecam.video.tracks import RATE, FaceTrack, at_rate, crop_face
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,8 +131,8 @@ def fit_if_needed(
         return ""
     booked.add("fit", mark)
     notes.append(
-        f"no adapter: the blocks were fitted on this clip, without labels ({len(starts)} windows; with the blocks in "
-        f"the path {report.unchanged:.1%} of the held-out frames stay as they are)"
+        f"no adapter: the blocks were fitted on this clip, without labels ({number_of(len(starts), 'window')}; with the "
+        f"blocks in the path {report.unchanged:.1%} of the held-out frames stay as they are)"
     )
     return ", fitted on this clip"
 

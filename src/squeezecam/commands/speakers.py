@@ -33,6 +33,7 @@ from squeezecam.video.speakers import SpeakerPainter
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import COLOURS, Series
 from squeezecam.video.tracks import RATE, FaceTrack, read_tracks, runs, write_tracks
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,8 +138,8 @@ def _found(info: ClipInfo, options: VideoOptions, bar: Bar, booked: Seconds, not
         faces, cuts = find_tracks(read_frames(info.path), detect, advance)
     booked.add("face detection", mark)
     notes.append(
-        f"{len(faces)} face tracks were found by {options.detector or 'mtcnn'} ({cuts} scene cuts): look at them; "
-        "--save-tracks FILE.csv writes them to be corrected and given back with --tracks"
+        f"{options.detector or 'mtcnn'} found {number_of(len(faces), 'face track')} ({number_of(cuts, 'scene cut')}): look at "
+        "them; --save-tracks FILE.csv writes them to be corrected and given back with --tracks"
     )
     return faces
 
@@ -218,7 +219,7 @@ def _summary(store: Store, faces: list[FaceTrack], table: NDArray[np.float64], o
         for i, face in enumerate(faces)
         if np.isfinite(table[i, :, 0]).any()
     ]
-    lines.append(f"importance of the streams for 'speaking', mean over {len(whole)} windows:")
+    lines.append(f"importance of the streams for 'speaking', mean over {number_of(len(whole), 'window')}:")
     lines += str(whole).splitlines()
     found = {"lines": lines, "importance": by_group(whole), "tracks": [face.name for face in faces]}
     if store.other:

@@ -81,7 +81,7 @@ class Comparison:
     def doubtful(self) -> list[str]:
         """What is doubtful about the maps, one line each, methods with the same doubt together."""
         labels = {method.name: method.label for method in self.methods}
-        return in_words(counted([self.doubts]), labels, len(self), "picture" if len(self) == 1 else "pictures")
+        return in_words(counted([self.doubts]), labels, len(self), "picture")
 
     def plot(
         self,

@@ -29,6 +29,7 @@ from squeezecam.metrics.imputation import linear_imputation
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.peers.registry import DEFAULT_PEERS
+from squeezecam.wording import number_of
 
 STEPS = 8
 LONG = 60.0
@@ -266,7 +267,7 @@ def _estimate(
         dear = [m.label for m in methods if each[m.name] > 0.3 * (sum(each.values()) + imputing)]
         dear += ["ROAD"] if imputing > sum(each.values()) else []
         words = f", most of it for {' and '.join(dear)}" if dear else ""
-        say(f"{count} images, {len(methods)} methods: this takes about {_span(total)}{words}")
+        say(f"{number_of(count, 'image')}, {number_of(len(methods), 'method')}: this takes about {_span(total)}{words}")
 
 
 def _imputing(pictures: Tensor, times: int) -> float:
