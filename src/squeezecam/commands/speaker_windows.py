@@ -131,8 +131,8 @@ def fit_if_needed(
         return ""
     booked.add("fit", mark)
     notes.append(
-        f"no adapter: the blocks were fitted on this clip, without labels ({number_of(len(starts), 'window')}; with the "
-        f"blocks in the path {report.unchanged:.1%} of the held-out frames stay as they are)"
+        f"no adapter: the blocks were fitted on this clip, without labels ({number_of(len(starts), 'window')}; with "
+        f"the blocks in the path {report.unchanged:.1%} of the held-out frames stay as they are)"
     )
     return ", fitted on this clip"
 

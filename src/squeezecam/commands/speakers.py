@@ -137,9 +137,10 @@ def _found(info: ClipInfo, options: VideoOptions, bar: Bar, booked: Seconds, not
     with bar("looking for faces", info.frames) as advance:
         faces, cuts = find_tracks(read_frames(info.path), detect, advance)
     booked.add("face detection", mark)
+    tracks = f"{number_of(len(faces), 'face track')} ({number_of(cuts, 'scene cut')})"
     notes.append(
-        f"{options.detector or 'mtcnn'} found {number_of(len(faces), 'face track')} ({number_of(cuts, 'scene cut')}): look at "
-        "them; --save-tracks FILE.csv writes them to be corrected and given back with --tracks"
+        f"{options.detector or 'mtcnn'} found {tracks}: look at them; --save-tracks FILE.csv writes them to be "
+        "corrected and given back with --tracks"
     )
     return faces
 

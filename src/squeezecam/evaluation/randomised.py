@@ -67,8 +67,8 @@ class Randomisation:
     def __str__(self) -> str:
         lines = [f"{key}: {value}" for key, value in self.about.items() if isinstance(value, (str, int, float))]
         lines += [
-            f"{number_of(len(self), 'image')}; weights are drawn anew from the head down, each stage beside those before "
-            "it:",
+            f"{number_of(len(self), 'image')}; weights are drawn anew from the head down, each stage beside those "
+            "before it:",
             *(f"  {i + 1}: {name}" for i, name in enumerate(self.names)),
             "similarity to the map of the trained model, mean over the images; a map that explains the model falls, "
             "controls show what one does that hardly looks at it; constant maps have no ranks and are left out there",
@@ -123,8 +123,8 @@ class Randomisation:
             {label: [1.0, *line] for label, line in found.items()},
             ["trained", *self.names],
             title=f"model randomisation: {MEASURES[measure]} to the map of the trained model",
-            footer=f"{number_of(len(self), 'image')}. Weights are drawn anew from the head (left) down, one stage after "
-            "the other. A map that explains the model falls; controls (dashed) hardly look at it.",
+            footer=f"{number_of(len(self), 'image')}. Weights are drawn anew from the head (left) down, one stage "
+            "after the other. A map that explains the model falls; controls (dashed) hardly look at it.",
             limits=(0.25 * math.floor(min(low, 0.0) / 0.25), 1.0),
             quiet=[labels[name] for name, (_, kind) in self.methods.items() if kind == "control"],
         )

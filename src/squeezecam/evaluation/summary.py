@@ -92,7 +92,7 @@ class Evaluation:
         blocks = [self._words()]
         for subset in (ALL, *self.subsets):
             count = sum(subset == ALL or subset in r.get("subsets", ()) for r in self.records)
-            title = number_of(count, "image") if subset == ALL else f"subset '{subset}': {number_of(count, 'image')}"
+            title = _title(subset, count)
             if not count:
                 blocks.append(f"{title}")
                 continue
@@ -115,10 +115,7 @@ class Evaluation:
             )
         for subset in (ALL, *self.subsets):
             count = sum(subset == ALL or subset in r.get("subsets", ()) for r in self.records)
-            lines += [
-                "",
-                number_of(count, "image") if subset == ALL else f"subset '{subset}': {number_of(count, 'image')}",
-            ]
+            lines += ["", _title(subset, count)]
             lines += ["", self._compact(subset)] if count else []
         return "\n".join(lines)
 
@@ -317,3 +314,7 @@ def _flat(figure: Figure) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if value == value else None
+
+
+def _title(subset: str, count: int) -> str:
+    return number_of(count, "image") if subset == ALL else f"subset '{subset}': {number_of(count, 'image')}"
