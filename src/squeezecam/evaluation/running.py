@@ -20,7 +20,7 @@ from squeezecam.evaluation.measure import DELETION_BASE, INSERTION_BASE, Measure
 from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.source import Given, Item, Source
 from squeezecam.evaluation.store import Store
-from squeezecam.evaluation.subject import Subject, as_is
+from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.fit.progress import Progress
 from squeezecam.methods import usable
@@ -69,7 +69,7 @@ def evaluate(
         metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.
         boxes: per image ``(B, 4)``: x0, y0, x1, y1 in pixels of the picture that the model takes.
         masks: ``(N, H, W)``, non-zero on the object, in place of boxes.
-        target: class per image; None: the predicted one.
+        target: class for all images, or one per image; None: the predicted one.
         names: of the images, for the results.
         subsets: ``{name: flag per image}``, reported beside all images.
         output: name of one of several outputs.
@@ -86,6 +86,7 @@ def evaluate(
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
+    check_squeeze(squeeze, "evaluate")
     flags = subsets or {}
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
     subject.check_pictures(images)
