@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from squeezecam.cli import main
+from squeezecam.data.images import find_images
 
 FACTORIES = """
 import time
@@ -334,6 +335,8 @@ def test_methods_side_by_side_say_which_block_is_not_fitted(
     assert found["doubts"] == {name: {f"{said}, fit it first": 12} for name in ("published", "contribution")}
     assert list(found["pictures"][0]["doubts"]) == ["published", "contribution"]
     assert run("fit", "--images", pictures, "--model", model, "--out", "net.safetensors").code == 0
+    assert found["pictures"][0]["label"].startswith("class ")
+    assert all(source.name in " ".join(drawn) for source in find_images(pictures))  # beside its row
     drawn.clear()
     ran = run("compare", photo, "--model", model, "--adapter", "net.safetensors", *methods, "--target", 2, "--out", "b")
     assert "in doubt" not in ran.out  # also not that a map is the same for every class: it always is

@@ -17,12 +17,15 @@ from squeezecam.models.labels import Labels, label_of
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
+from squeezecam.wording import shortened
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
 
 ROWS = 12
 """Pictures on one sheet; more make further sheets."""
+NAME = 31
+"""Letters of a picture's name beside its row."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ def compare_pictures(
     geometry = Geometry(loaded.preprocess)
     found: list[Comparison] = []
     for start in range(0, len(sources), ROWS):
-        comparisons, pictures, boxes, labels = [], [], [], []
+        comparisons, pictures, boxes, rows = [], [], [], []
         for source in sources[start : start + ROWS]:
             one = prepare(loaded, source, failures)
             if one is not None:
@@ -68,15 +71,16 @@ def compare_pictures(
                 comparisons.append(compared)
                 pictures.append(one.picture)
                 boxes.append(seen.box)
-                labels.append(_label(compared, loaded.labels, squeeze.output_name(output)))
-                result.pictures.append({"file": source.label, "label": labels[-1], **_numbers(compared)})
+                label = _label(compared, loaded.labels, squeeze.output_name(output))
+                rows.append(f"{shortened(source.name, NAME)}\n{label}")
+                result.pictures.append({"file": source.label, "label": label, **_numbers(compared)})
             done(1)
         if not comparisons:
             continue
         found += comparisons
         whole = _joined(comparisons)
         sheet = whole.plot(
-            pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side",
+            pictures, row_labels=rows, boxes=boxes, title=f"{loaded.name}: methods side by side",
             notice="\n".join(loaded.cautions()),
         )  # fmt: skip
         number = start // ROWS + 1
