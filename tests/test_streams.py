@@ -364,11 +364,11 @@ def test_streams_that_differ_by_rounding_alone_are_not_ranked() -> None:
     assert " > " in orders["score lost when the stream is set to zero"]
     lost = {"zero": torch.tensor([[0.0, 2e-6, 1e-3]])}
     three = StreamImportance(["a", "b", "c"], [1] * 3, {}, lost, torch.ones(1))
-    assert three.rows()[0]["order"] == "c > b = a"
+    assert three.rows()[0]["order"] == "c > a = b"
     three.ablation["zero"] *= 1e-3
-    assert three.rows()[0]["order"] == "c = b = a"  # of a score of 1
+    assert three.rows()[0]["order"] == "a = b = c"  # of a score of 1
     three.score *= 1e-3
-    assert three.rows()[0]["order"] == "c > b = a"
+    assert three.rows()[0]["order"] == "c > a = b"
 
 
 def test_keeping_only_top_gates_drops_what_the_others_carried() -> None:

@@ -30,7 +30,7 @@ from squeezecam.video.paint import Painter
 from squeezecam.video.reading import Frame, probe, read_frames, read_sound
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import NARROWEST, Series
-from squeezecam.video.tracks import FaceTrack, at_rate, crop_face, read_tracks, runs
+from squeezecam.video.tracks import FaceTrack, at_rate, crop_face, lies_outside, read_tracks, runs
 from squeezecam.video.writing import ClipWriter
 
 
@@ -334,10 +334,42 @@ def test_an_active_speaker_clip_from_end_to_end(tmp_path: Path) -> None:
     assert names.count("bob") == 15
     assert all(0 <= row["speaking"] <= 1 for row in outcome.rows)
     assert all(row["mass_face"] + row["mass_audio"] == pytest.approx(1) for row in outcome.rows)
-    assert any("not fitted" in note for note in outcome.notes)  # 30 frames are too few to fit on, and it says so
+    few = [note for note in outcome.notes if "not fitted" in note]
+    assert few
+    assert "at least 8 windows of 1 s with a face, and there are 2; give a longer clip, or --adapter" in few[0]
     assert len(list(read_frames(tmp_path / "o.mp4"))) == 36
     measured = {row["measure"] for row in outcome.summary["importance"]}
     assert {"mean gate", "zero", "top only"} <= measured
+
+
+def test_boxes_outside_the_picture_are_left_out_and_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", rate=25, seconds=1.2, size=(96, 64), paint=lambda time: noise_at(time))
+    tracks, head = tmp_path / "t.csv", "frame,track,x0,y0,x1,y1\n"
+    inside = [f"{i},ann,{8 if i < 20 else 108},4,{48 if i < 20 else 148},44" for i in range(30)]
+    tracks.write_text(head + "\n".join([*inside, *(f"{i},bob,300,300,350,350" for i in range(30))]) + "\n")
+    squeeze = speaker_squeeze(None, None, None, "cpu", strict=False, random=True, seed=0)
+    outcome = explain_speakers(squeeze, clip, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
+    assert [row["frame"] for row in outcome.rows if row["track"] == "ann"] == list(range(20))
+    assert {row["track"] for row in outcome.rows} == {"ann"}
+    said = [note for note in outcome.notes if "lies outside the picture of 96 x 64 pixels" in note]
+    assert [note.split(",")[0] for note in said] == ["ann: left out in 10 frames", "bob: left out in 30 frames"]
+    assert not any(line.startswith("bob") for line in outcome.summary["lines"])
+    tracks.write_text(head + "".join(f"{i},bob,300,300,350,350\n" for i in range(30)))
+    with pytest.raises(InputError, match=r"no box of .* lies within the 30 frames of .*, which have 96 x 64 pixels"):
+        explain_speakers(squeeze, clip, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
+
+
+@pytest.mark.parametrize(
+    ("box", "outside"),
+    [
+        ((96, 0, 120, 40), True), ((95, 0, 120, 40), False), ((-40, 0, 0, 40), True), ((-40, 0, 1, 40), False),
+        ((0, 64, 40, 80), True), ((0, -40, 40, 0.4), True), ((-9, -9, 200, 200), False),
+    ],
+)  # fmt: skip
+def test_a_box_is_outside_where_no_pixel_is_in_it(box: tuple[float, ...], outside: bool) -> None:
+    assert lies_outside(box, 96, 64) == outside
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    assert bool((crop_face(pixels, box) == 110).all()) == outside  # the gray of what is not in the picture
 
 
 def noise_at(time: float) -> np.ndarray:

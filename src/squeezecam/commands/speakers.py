@@ -100,7 +100,11 @@ def explain_speakers(
             (i, *run) for i in range(len(faces)) for run in runs(k for t, k in sorted(store.crop_rows) if t == i)
         ]
         if not segments:
-            raise InputError(f"no box of {tracks} lies within the {len(store.times)} frames of {clip}")
+            raise InputError(
+                f"no box of {tracks} lies within the {number_of(len(store.times), 'frame')} of {clip}"
+                + (f", which have {store.size[0]} x {store.size[1]} pixels" if store.outside else "")
+            )
+        notes += _outside(store, faces)
         method = fit_if_needed(squeeze, store, segments, sound, notes, booked)
         with bar("explaining", sum(end - begin for _, begin, end in segments)) as advance:
             for index, begin, end in segments:
@@ -143,6 +147,15 @@ def _found(info: ClipInfo, options: VideoOptions, bar: Bar, booked: Seconds, not
         "corrected and given back with --tracks"
     )
     return faces
+
+
+def _outside(store: Store, faces: list[FaceTrack]) -> list[str]:
+    width, height = store.size
+    return [
+        f"{faces[i].name}: left out in {number_of(len(frames), 'frame')}, from frame {frames[0]} on, where its box "
+        f"lies outside the picture of {width} x {height} pixels: were the boxes made for a clip of another size?"
+        for i, frames in sorted(store.outside.items())
+    ]
 
 
 def _slots(times: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -79,7 +79,10 @@ class StreamImportance:
 def _ranked(names: list[str], values: list[float], near: float) -> str:
     """``face > audio``, the largest first, with ``=`` in place of ``>`` where two are no more than ``near`` apart."""
     order = sorted(range(len(names)), key=lambda i: -values[i])
-    words = names[order[0]]
+    groups = [order[:1]]
     for i, j in pairwise(order):
-        words += f" {'=' if values[i] - values[j] <= near else '>'} {names[j]}"
-    return words
+        if values[i] - values[j] <= near:
+            groups[-1].append(j)
+        else:
+            groups.append([j])
+    return " > ".join(" = ".join(names[i] for i in sorted(group)) for group in groups)
