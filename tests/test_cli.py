@@ -364,6 +364,8 @@ def test_class_names_come_from_the_file_and_a_wrong_number_is_said(run: Run, pho
     assert results(tmp_path / "out")["results"][0]["label"] == "class 4"
     assert "2 class names" in ran.err
     assert "10 classes" in ran.err
+    compared = run("compare", photo, "--labels", names, "--methods", "class")
+    assert compared.err == ran.err
 
 
 def test_a_shared_scale_reaches_to_the_hottest_of_all(run: Run, photo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_scores_follow_the_flash_and_the_strip_is_below(tmp_path: Path) -> None:
     assert first.pixels.shape[1] == NARROWEST
     assert first.pixels.shape[0] > 48 + 100
     assert first.pixels[-4:, :50].mean() > 200  # paper, not the dark canvas
+
+
+def test_class_names_of_another_number_are_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", seconds=0.2, audio=None)
+    assert not any("class name" in note for note in run(clip, tmp_path / "o.mp4").notes)
+    loaded = replace(loaded_model(), labels=("alone",))
+    squeeze = attach(loaded.model, torch.rand(2, 3, 32, 32))
+    outcome = explain_clip(loaded, squeeze, clip, tmp_path / "o.mp4", VideoOptions(), no_bar)
+    assert [note for note in outcome.notes if "class name" in note] == [
+        "1 class name for the 2 classes of output 'output': the names may be those of another model"
+    ]
 
 
 def test_one_scale_over_the_clip_so_that_dark_frames_stay_cold(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.pictures import Failures, prepare, stacked
-from squeezecam.commands.predictions import legible
+from squeezecam.commands.predictions import classes_of, legible
 from squeezecam.data.geometry import Geometry
+from squeezecam.errors import SqueezeWarning
 from squeezecam.evaluation.comparing import Comparison, compare
 from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
 from squeezecam.files import output_folder, write_json, write_picture
-from squeezecam.models.labels import Labels, label_of
+from squeezecam.models.labels import Labels, label_of, other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
@@ -65,7 +67,12 @@ def compare_pictures(
         for source in sources[start : start + ROWS]:
             one = prepare(loaded, source, failures)
             if one is not None:
-                compared = compare(squeeze, stacked(loaded, [one]), methods, target=target, output=output, seed=seed)
+                inputs = stacked(loaded, [one])
+                compared = compare(squeeze, inputs, methods, target=target, output=output, seed=seed)
+                if not result.pictures and loaded.labels is not None:
+                    line = other_count(loaded.labels, squeeze.output_name(output), classes_of(squeeze, inputs, output))
+                    if line:
+                        warnings.warn(line, SqueezeWarning, stacklevel=2)
                 seen = geometry.seen(one.picture.size)
                 compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
                 comparisons.append(compared)

@@ -18,6 +18,7 @@ from squeezecam.data.geometry import Geometry
 from squeezecam.errors import InputError, SqueezeError
 from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
+from squeezecam.models.labels import other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.render.scale import Scale
@@ -105,6 +106,9 @@ def explain_clip(
                     prediction(squeeze, explanation, 0 if loaded.clip else i, loaded.labels, options.output)
                     for i in range(1 if loaded.clip else len(frames))
                 ]
+                if not times and explanation.scores is not None and explanation.scores.ndim == 2:
+                    line = other_count(loaded.labels, squeeze.output_name(options.output), explanation.scores.shape[1])
+                    notes += [line] if line else []
                 spool.append(maps[-fresh:])
                 found += shown * fresh if loaded.clip else shown
                 times += [frame.seconds for frame in frames[-fresh:]]
