@@ -722,7 +722,7 @@ def test_fit_leaves_out_bad_pictures(run: Run, pictures: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images", "missing.png"], "none of the 1 pictures could be read"),
+        (["--images", "missing.png"], "0 of 1 picture could be read"),
         (["--images", "in"], "too few"),
         (["--images", "pictures.npz", "--output", "magic"], "magic"),
         (["--images", "pictures.npz", "--apply", "magic"], "magic"),

@@ -522,6 +522,23 @@ def test_evaluate_from_the_command_line(tmp_path: Path) -> None:
     assert json.loads((out / "evaluation.json").read_text())["tables"] == found["tables"]
 
 
+def test_pictures_of_which_none_can_be_read_leave_no_files(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    words = ["--out", str(out), "--methods", "class"]
+    missing = command("evaluate", "--data", str(tmp_path / "nope"), *words)
+    assert missing.exit_code == 1
+    assert isinstance(missing.exception, InputError)
+    assert str(missing.exception) == f"--data: no such file or folder: {tmp_path / 'nope'}"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.png").write_text("no picture")
+    for more, said in (([], "measure"), (["--randomise"], "compare")):
+        bad = command("evaluate", "--data", str(folder), *words, *more)
+        assert "bad.png" in bad.stderr
+        assert str(bad.exception) == f"0 of 1 image could be read: there is nothing to {said}"
+        assert not out.parent.exists()
+
+
 def test_boxes_of_the_original_reach_the_frame(tmp_path: Path) -> None:
     """The demo squashes 90 x 60 to 96 x 96: the box 9,6,45,30 is the square from 9.6 to 48 there."""
     from squeezecam.commands.evaluate import Files

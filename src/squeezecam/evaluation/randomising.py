@@ -32,6 +32,7 @@ from squeezecam.metrics import spearman, ssim
 from squeezecam.metrics.model_randomisation import reinitialise
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
+from squeezecam.wording import number_of
 
 
 def randomise(
@@ -149,7 +150,8 @@ def run_randomise(
         [store.path] if store.path else [],
     )
     if not result.records:
-        raise InputError(f"none of the {len(order)} images could be read: there is nothing to compare")
+        store.forget()
+        raise InputError(f"0 of {number_of(len(order), 'image')} could be read: there is nothing to compare")
     if folder is not None:
         with processes.first_only(InputError):
             if first:

@@ -82,7 +82,8 @@ def evaluate(
         progress: a bar on standard error; None: where that is a terminal.
 
     Raises:
-        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit.
+        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit,
+            or not one image that can be read.
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
@@ -167,6 +168,9 @@ def run(
         seed,
         [store.path] if store.path else [],
     )
+    if not evaluation.records:
+        store.forget()
+        raise InputError(f"0 of {number_of(len(order), 'image')} could be read: there is nothing to measure")
     if folder is not None:
         with processes.first_only(InputError):
             if first:
