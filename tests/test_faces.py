@@ -163,7 +163,7 @@ def test_an_active_speaker_whose_face_is_found(tmp_path: Path, monkeypatch: pyte
 def test_a_detector_that_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("facenet_pytorch", "facenet_pytorch.models.utils.detect_face", "cv2"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModelError, match=r"pip install --no-deps facenet-pytorch.*--tracks"):
+    with pytest.raises(ModelError, match=r"mtcnn cannot be loaded .*pip install --no-deps facenet-pytorch.*--tracks"):
         face_detector()
     with pytest.raises(ModelError, match="opencv-python-headless"):
         face_detector(str(tmp_path / "yunet.onnx"))
