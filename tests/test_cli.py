@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from squeezecam.cli import main
+from squeezecam.data.images import find_images
 
 FACTORIES = """
 import time
@@ -334,6 +335,8 @@ def test_methods_side_by_side_say_which_block_is_not_fitted(
     assert found["doubts"] == {name: {f"{said}, fit it first": 12} for name in ("published", "contribution")}
     assert list(found["pictures"][0]["doubts"]) == ["published", "contribution"]
     assert run("fit", "--images", pictures, "--model", model, "--out", "net.safetensors").code == 0
+    assert found["pictures"][0]["label"].startswith("class ")
+    assert all(source.name in " ".join(drawn) for source in find_images(pictures))  # beside its row
     drawn.clear()
     ran = run("compare", photo, "--model", model, "--adapter", "net.safetensors", *methods, "--target", 2, "--out", "b")
     assert "in doubt" not in ran.out  # also not that a map is the same for every class: it always is
@@ -361,6 +364,8 @@ def test_class_names_come_from_the_file_and_a_wrong_number_is_said(run: Run, pho
     assert results(tmp_path / "out")["results"][0]["label"] == "class 4"
     assert "2 class names" in ran.err
     assert "10 classes" in ran.err
+    compared = run("compare", photo, "--labels", names, "--methods", "class")
+    assert compared.err == ran.err
 
 
 def test_a_shared_scale_reaches_to_the_hottest_of_all(run: Run, photo: Path, tmp_path: Path) -> None:
@@ -450,7 +455,7 @@ def test_bad_pictures_are_one_line_each_and_the_rest_is_done(run: Run, photo: Pa
     for name, line in zip(bad, ran.lines, strict=False):
         assert name in line
     assert "--max-pixels" in ran.lines[3]
-    assert "4 could not be done" in ran.lines[4]
+    assert "4 pictures could not be used" in ran.lines[4]
     found = results(tmp_path / "out")
     assert [row["name"] for row in found["results"]] == ["photo"]
     assert [entry["file"] for entry in found["failed"]] == bad
@@ -717,7 +722,7 @@ def test_fit_leaves_out_bad_pictures(run: Run, pictures: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images", "missing.png"], "none of the 1 pictures could be read"),
+        (["--images", "missing.png"], "0 of 1 picture could be read"),
         (["--images", "in"], "too few"),
         (["--images", "pictures.npz", "--output", "magic"], "magic"),
         (["--images", "pictures.npz", "--apply", "magic"], "magic"),

@@ -18,7 +18,7 @@ import squeezecam
 from conftest import ConvNet, Planted, leave_identity
 from squeezecam import InputError, Squeeze
 from squeezecam.errors import SqueezeWarning
-from squeezecam.evaluation import choose_columns
+from squeezecam.evaluation import choose_columns, randomise
 from squeezecam.evaluation.columns import COLUMNS, DEFAULT, imputations, passes
 from squeezecam.evaluation.running import run
 from squeezecam.evaluation.source import Given
@@ -277,6 +277,30 @@ def test_wrong_use_is_told() -> None:
         squeezecam.evaluate(planted(), x[:0])
 
 
+def test_one_class_is_that_of_all_images() -> None:
+    x, _ = blobs(3)
+    for target in (1, torch.tensor(1), np.int64(1)):
+        found = squeezecam.evaluate(planted(), x, "class", ["area"], target=target)
+        assert [record["target"] for record in found.records] == [1, 1, 1]
+
+
+def test_what_is_no_squeeze_or_no_picture_is_told(tmp_path: Path) -> None:
+    x, _ = blobs(3)
+    squeeze = planted()
+    for call in (squeezecam.evaluate, squeezecam.compare, randomise):
+        with pytest.raises(InputError, match=r"attach\(model, example\) returns; got an object of type Planted"):
+            call(squeeze.model, x)
+    photo = Image.new("RGB", (24, 24))
+    for out in (None, tmp_path):
+        with pytest.raises(InputError, match=r"image 0 is an object of type Image; expected a tensor \(C, H, W\)"):
+            squeezecam.evaluate(squeeze, [photo] * 3, "class", ["area"], out=out)
+    for name, value in (("names", 7), ("boxes", 7), ("target", 0.5)):
+        with pytest.raises(InputError, match=f"{name} is .*; expected one entry for each of the 3 images"):
+            squeezecam.evaluate(squeeze, x, "class", ["area"], **{name: value})
+    with pytest.raises(InputError, match="images is an object of type generator"):
+        squeezecam.evaluate(squeeze, (one for one in x))
+
+
 def test_known_answers_are_not_asked_for_again() -> None:
     asked = []
 
@@ -419,6 +443,7 @@ def test_compare_gives_maps_times_and_a_picture(tmp_path: Path) -> None:
     assert [row["method"] for row in found.times()] == ["class", "published", "random-map"]
     assert all("forwards" in caption for line in found.captions() for caption in line)
     pictures = [Image.new("RGB", (40, 30), (90, 90, 90))] * 2
+    assert repr(found) == "Comparison of 3 methods on 2 pictures: class, published, random-map"
     path = found.save(tmp_path / "c.png", pictures=pictures)
     with Image.open(path) as sheet:
         assert sheet.width > 4 * 150
@@ -495,6 +520,23 @@ def test_evaluate_from_the_command_line(tmp_path: Path) -> None:
     again = command(*arguments)
     assert "going on after" in again.stderr
     assert json.loads((out / "evaluation.json").read_text())["tables"] == found["tables"]
+
+
+def test_pictures_of_which_none_can_be_read_leave_no_files(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    words = ["--out", str(out), "--methods", "class"]
+    missing = command("evaluate", "--data", str(tmp_path / "nope"), *words)
+    assert missing.exit_code == 1
+    assert isinstance(missing.exception, InputError)
+    assert str(missing.exception) == f"--data: no such file or folder: {tmp_path / 'nope'}"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.png").write_text("no picture")
+    for more, said in (([], "measure"), (["--randomise"], "compare")):
+        bad = command("evaluate", "--data", str(folder), *words, *more)
+        assert "bad.png" in bad.stderr
+        assert str(bad.exception) == f"0 of 1 image could be read: there is nothing to {said}"
+        assert not out.parent.exists()
 
 
 def test_boxes_of_the_original_reach_the_frame(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_size_and_upsampling():
     [
         ({"method": "gradcam"}, "published, contribution, class"),
         ({"score": "weight"}, "gate, contribution, class"),
-        ({"aggregate": "max"}, "mean, positive, energy, contrast, peaks, class"),
+        ({"aggregate": "max"}, "mean, positive, energy, contrast, peaks, change$"),
         ({"upsample": "cubic"}, "bicubic, linear, nearest"),
         ({"keep": "best"}, "unknown keep rule"),
         ({"output": "gender"}, "no output 'gender'; it has output"),

@@ -241,6 +241,30 @@ def test_the_command_passes_its_options_on_and_says_whose_heatmap_it_is(
     assert (record["outputs"], record["difference"]) == (["age", "heatmap", "gates"], 2e-6)
 
 
+def test_a_single_value_has_no_predicted_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ages.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Ages(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.features = nn.Sequential(nn.Conv2d(3, 8, 5, 8), nn.ReLU())\n"
+        "        self.age, self.kind = nn.Linear(8, 1), nn.Linear(8, 3)\n"
+        "    def forward(self, x):\n"
+        "        z = self.features(x).mean((2, 3))\n"
+        "        return {'age': self.age(z), 'kind': self.kind(z)}\n"
+        "def ages(): return Ages()\n"
+    )
+    words = ["squeezecam", "export", "--model", f"{tmp_path / 'ages.py'}:ages", "--onnx", str(tmp_path / "a.onnx")]
+    for output, said in (("age", "a single value"), ("kind", "its predicted class")):
+        monkeypatch.setattr(sys, "argv", [*words, "--output", output, "--method", "class"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code in (None, 0)
+        assert f"heatmap: method 'class', of the output '{output}', {said}\n" in capsys.readouterr().out
+
+
 def test_what_is_doubtful_about_the_heatmap_is_said_and_stands_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

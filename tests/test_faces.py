@@ -143,7 +143,7 @@ def test_an_active_speaker_whose_face_is_found(tmp_path: Path, monkeypatch: pyte
     outcome = explain_speakers(squeeze, clip, tmp_path / "o.mp4", None, options, no_bar)
     assert wanted == [None]
     assert len(outcome.rows) == 20
-    assert any("1 face tracks were found by mtcnn (0 scene cuts)" in note for note in outcome.notes)
+    assert any("mtcnn found 1 face track (0 scene cuts)" in note for note in outcome.notes)
     (saved,) = read_tracks(tmp_path / "t.csv")
     assert saved.box(19) == pytest.approx((8, 4, 48, 44))
     figures = {"streams.png", "face1_frames.png", "face1_sound.png", "face1_moments.png"}
@@ -163,7 +163,7 @@ def test_an_active_speaker_whose_face_is_found(tmp_path: Path, monkeypatch: pyte
 def test_a_detector_that_is_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("facenet_pytorch", "facenet_pytorch.models.utils.detect_face", "cv2"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModelError, match=r"pip install --no-deps facenet-pytorch.*--tracks"):
+    with pytest.raises(ModelError, match=r"mtcnn cannot be loaded .*pip install --no-deps facenet-pytorch.*--tracks"):
         face_detector()
     with pytest.raises(ModelError, match="opencv-python-headless"):
         face_detector(str(tmp_path / "yunet.onnx"))

@@ -44,6 +44,13 @@ def test_an_exception_leaves_the_old_file_and_no_rest(tmp_path: Path, exception:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_name_that_is_too_long_is_one_short_line(tmp_path: Path) -> None:
+    for write in (files.write_text, lambda path, text: files.file_target(path)):
+        with pytest.raises(InputError, match=r"cannot write .*\.\.\..*: file name too long") as raised:
+            write(tmp_path / ("x" * 300), "")
+        assert len(str(raised.value)) < 200
+
+
 def test_permissions_follow_the_umask_or_the_file_that_was_there(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

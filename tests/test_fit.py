@@ -360,6 +360,10 @@ class TestBatchesAndErrors:
             squeeze.fit([x * float("nan")])
         with pytest.raises(FitError, match="labels"):
             squeeze.fit([x], objective="task")
+        with pytest.raises(FitError, match=r"labels are a list of 20 \(each an object of type str\) and not numbers"):
+            squeeze.fit([(x, ["a"] * 20)], objective="task")
+        with pytest.raises(InputError, match=r"inputs is 'image'; expected a function .*inputs=lambda batch"):
+            squeeze.fit([{"image": x}], inputs="image")
         with pytest.raises(FitError, match="class labels"):
             squeeze.fit([(x, y + 10)], objective="task")
         assert not squeeze.fitted  # none of the failures left a half-made block
@@ -369,7 +373,7 @@ class TestBatchesAndErrors:
         x[3] = float("nan")
         report = attached().fit([x])
         assert report.samples + report.held_out == 59
-        assert any("1 samples" in note for note in report.notes)
+        assert any("left out 1 sample with NaN" in note for note in report.notes)
 
     @pytest.mark.parametrize(("count", "few"), [(8, True), (49, True), (50, False)])
     def test_few_samples_are_said_to_be_few(self, count: int, few: bool) -> None:

@@ -17,7 +17,7 @@ from squeezecam.layout import parse_layout
 from squeezecam.models.face_body_audio import FaceBodyAudioASD
 from squeezecam.models.light_asd import LightASD, load_light_asd
 from squeezecam.sizes import spectrogram_size
-from squeezecam.streams import ABLATIONS, MEASURES, by_group, compared, importance, join
+from squeezecam.streams import ABLATIONS, MEASURES, StreamImportance, by_group, compared, importance, join
 
 MATERIAL = Path(os.environ.get("SQUEEZECAM_MATERIAL") or Path(__file__).parents[2] / "shared" / "material") / "asd"
 needs_material = pytest.mark.skipif(
@@ -355,6 +355,20 @@ def test_gates_and_ablation_disagree_and_both_are_shown() -> None:
     text = str(found)
     assert "audio > face" in text
     assert "face > audio" in text
+
+
+def test_streams_that_differ_by_rounding_alone_are_not_ranked() -> None:
+    orders = {row["measure"]: row["order"] for row in importance(talk(), talk_inputs(), target=1).rows()}
+    assert orders["mean gate"] == "face = audio"  # unfitted: all gates are 0.5
+    assert orders["score lost when its gates are set to their mean (gates in the path)"] == "face = audio"
+    assert " > " in orders["score lost when the stream is set to zero"]
+    lost = {"zero": torch.tensor([[0.0, 2e-6, 1e-3]])}
+    three = StreamImportance(["a", "b", "c"], [1] * 3, {}, lost, torch.ones(1))
+    assert three.rows()[0]["order"] == "c > a = b"
+    three.ablation["zero"] *= 1e-3
+    assert three.rows()[0]["order"] == "a = b = c"  # of a score of 1
+    three.score *= 1e-3
+    assert three.rows()[0]["order"] == "c > a = b"
 
 
 def test_keeping_only_top_gates_drops_what_the_others_carried() -> None:

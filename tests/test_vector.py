@@ -144,7 +144,7 @@ def test_a_function_may_be_the_rule_and_gets_the_fallback():
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("zscor", "unknown keep rule 'zscor'"),
+        ("zscor", r"unknown keep rule 'zscor'; expected 'zscore\[:z\]', .*'topk:k' or 'all'$"),
         ("topk", "unknown keep rule"),
         ("topk:half", "'half' is not a number"),
         ("topk:0", "at least 1, got 0"),
@@ -152,7 +152,7 @@ def test_a_function_may_be_the_rule_and_gets_the_fallback():
         ("quantile:10", "lie in"),
         ("zscore:nan", "nan"),
         ("all:3", "unknown keep rule"),
-        (0.1, "unknown keep rule 0.1"),
+        (0.1, r"unknown keep rule 0\.1; expected a function, or one of the names"),
         (lambda s: s, "bool mask of shape"),
         (lambda s: s[0] > 0, "bool mask of shape"),
         (lambda s: None, "NoneType"),

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from squeezecam.video.paint import Painter
 from squeezecam.video.reading import Frame, probe, read_frames, read_sound
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import NARROWEST, Series
-from squeezecam.video.tracks import FaceTrack, at_rate, crop_face, read_tracks, runs
+from squeezecam.video.tracks import FaceTrack, at_rate, crop_face, lies_outside, read_tracks, runs
 from squeezecam.video.writing import ClipWriter
 
 
@@ -134,6 +135,17 @@ def test_scores_follow_the_flash_and_the_strip_is_below(tmp_path: Path) -> None:
     assert first.pixels.shape[1] == NARROWEST
     assert first.pixels.shape[0] > 48 + 100
     assert first.pixels[-4:, :50].mean() > 200  # paper, not the dark canvas
+
+
+def test_class_names_of_another_number_are_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", seconds=0.2, audio=None)
+    assert not any("class name" in note for note in run(clip, tmp_path / "o.mp4").notes)
+    loaded = replace(loaded_model(), labels=("alone",))
+    squeeze = attach(loaded.model, torch.rand(2, 3, 32, 32))
+    outcome = explain_clip(loaded, squeeze, clip, tmp_path / "o.mp4", VideoOptions(), no_bar)
+    assert [note for note in outcome.notes if "class name" in note] == [
+        "1 class name for the 2 classes of output 'output': the names may be those of another model"
+    ]
 
 
 def test_one_scale_over_the_clip_so_that_dark_frames_stay_cold(tmp_path: Path) -> None:
@@ -334,10 +346,42 @@ def test_an_active_speaker_clip_from_end_to_end(tmp_path: Path) -> None:
     assert names.count("bob") == 15
     assert all(0 <= row["speaking"] <= 1 for row in outcome.rows)
     assert all(row["mass_face"] + row["mass_audio"] == pytest.approx(1) for row in outcome.rows)
-    assert any("not fitted" in note for note in outcome.notes)  # 30 frames are too few to fit on, and it says so
+    few = [note for note in outcome.notes if "not fitted" in note]
+    assert few
+    assert "at least 8 windows of 1 s with a face, and there are 2; give a longer clip, or --adapter" in few[0]
     assert len(list(read_frames(tmp_path / "o.mp4"))) == 36
     measured = {row["measure"] for row in outcome.summary["importance"]}
     assert {"mean gate", "zero", "top only"} <= measured
+
+
+def test_boxes_outside_the_picture_are_left_out_and_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", rate=25, seconds=1.2, size=(96, 64), paint=lambda time: noise_at(time))
+    tracks, head = tmp_path / "t.csv", "frame,track,x0,y0,x1,y1\n"
+    inside = [f"{i},ann,{8 if i < 20 else 108},4,{48 if i < 20 else 148},44" for i in range(30)]
+    tracks.write_text(head + "\n".join([*inside, *(f"{i},bob,300,300,350,350" for i in range(30))]) + "\n")
+    squeeze = speaker_squeeze(None, None, None, "cpu", strict=False, random=True, seed=0)
+    outcome = explain_speakers(squeeze, clip, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
+    assert [row["frame"] for row in outcome.rows if row["track"] == "ann"] == list(range(20))
+    assert {row["track"] for row in outcome.rows} == {"ann"}
+    said = [note for note in outcome.notes if "lies outside the picture of 96 x 64 pixels" in note]
+    assert [note.split(",")[0] for note in said] == ["ann: left out in 10 frames", "bob: left out in 30 frames"]
+    assert not any(line.startswith("bob") for line in outcome.summary["lines"])
+    tracks.write_text(head + "".join(f"{i},bob,300,300,350,350\n" for i in range(30)))
+    with pytest.raises(InputError, match=r"no box of .* lies within the 30 frames of .*, which have 96 x 64 pixels"):
+        explain_speakers(squeeze, clip, tmp_path / "o.mp4", tracks, VideoOptions(), no_bar)
+
+
+@pytest.mark.parametrize(
+    ("box", "outside"),
+    [
+        ((96, 0, 120, 40), True), ((95, 0, 120, 40), False), ((-40, 0, 0, 40), True), ((-40, 0, 1, 40), False),
+        ((0, 64, 40, 80), True), ((0, -40, 40, 0.4), True), ((-9, -9, 200, 200), False),
+    ],
+)  # fmt: skip
+def test_a_box_is_outside_where_no_pixel_is_in_it(box: tuple[float, ...], outside: bool) -> None:
+    assert lies_outside(box, 96, 64) == outside
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    assert bool((crop_face(pixels, box) == 110).all()) == outside  # the gray of what is not in the picture
 
 
 def noise_at(time: float) -> np.ndarray:
@@ -416,6 +460,25 @@ def test_the_figures_are_on_the_scale_of_the_clip(tmp_path: Path, scale: str, mo
     assert (tmp_path / "f" / "frames.png").is_file()
     # on a scale of its own, or of those shown, the last one would reach the top of the colours, which is nearly white
     assert tiles[2].max() < 200
+
+
+def test_figures_of_a_sound_and_of_streams_say_what_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    from squeezecam.render import figure
+    from squeezecam.streams import StreamImportance
+    from squeezecam.video import figures
+
+    said: list[str] = []
+    real_caption, real_block = figure._captioned, figures.text_block
+    monkeypatch.setattr(figure, "_captioned", lambda one, words: (said.append(words), real_caption(one, words))[1])
+    monkeypatch.setattr(
+        figures, "text_block", lambda words, *a, **o: (said.append(words), real_block(words, *a, **o))[1]
+    )
+    spectrogram(np.random.default_rng(0).normal(size=(13, 300)), np.ones((4, 10)))
+    assert "sound · 13 rows, 300 time steps" in said
+    assert not any("pixels" in words for words in said)
+    one = StreamImportance(["face", "audio"], [1, 1], {"mean gate": torch.tensor([[0.5, 0.4]])}, {}, torch.zeros(1))
+    figures.importance_bars(one, noun="window")
+    assert "importance of the streams, mean over 1 window" in said
 
 
 def test_curves_begin_right_below_their_title() -> None:

@@ -23,6 +23,7 @@ from squeezecam.sizes import enlarged, map_size, without_padding
 from squeezecam.status import NO_FIT_NEEDED, Doubts, Lines, doubts_about
 from squeezecam.tap import evaluating
 from squeezecam.targets import Target, class_targets
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.module import Capture, Squeeze
@@ -63,7 +64,7 @@ class Explanation:
         """What a notebook or a debugger shows: no tensors, but what they are."""
         heat = self.heatmap if isinstance(self.heatmap, dict) else {"heatmap": self.heatmap}
         raw = self.raw if isinstance(self.raw, dict) else {"heatmap": self.raw}
-        lines = [f"Explanation of {len(self)} sample{'s' if len(self) != 1 else ''}", f"method: {self.method}"]
+        lines = [f"Explanation of {number_of(len(self), 'sample')}", f"method: {self.method}"]
         lines += [f"{name}: {_size(maps)}, on the native grid {_size(raw[name])}" for name, maps in heat.items()]
         if self.target is not None:
             lines.append(f"target: class {_few([str(one).strip('[]') for one in self.target.tolist()])}")

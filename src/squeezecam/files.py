@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from squeezecam.errors import InputError
+from squeezecam.wording import shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written (no such folder, no permission, disk full, read-only, a folder there).
     """
-    target = _target(path)
+    target = file_target(path)
     if _is_special(target):
         with _clear_errors(target, target):
             yield target
@@ -170,9 +171,18 @@ def plain(value: object) -> Any:
     raise InputError(f"cannot write a {type(value).__name__} as JSON; give numbers, text, lists or dicts")
 
 
-def _target(path: PathLike) -> Path:
+def file_target(path: PathLike) -> Path:
+    """The file that a name stands for, links followed.
+
+    Raises:
+        InputError: a folder has that name, or the name is longer than the file system allows.
+    """
     given = Path(path).expanduser()
-    if given.is_dir():
+    try:
+        folder = given.is_dir()
+    except OSError as error:  # a name that is longer than the file system allows
+        raise InputError(f"cannot write {shortened(str(given), 100)}: {_reason(error)}") from None
+    if folder:
         raise InputError(f"cannot write {given}: it is a folder; give a file name in it")
     return Path(os.path.realpath(given))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from squeezecam import heatmap, vector
 from squeezecam.block import IDENTITY_GATE
+from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
 from squeezecam.focus import focus_map, focused
 from squeezecam.frames import fold_time, unfold_time
@@ -101,12 +102,12 @@ def recipe_for(
     changed = {key: value for key, value in given.items() if value is not None}
     said = [f"{key}={getattr(value, '__name__', value)}" for key, value in changed.items()]
     recipe = replace(chosen, **changed, name=", ".join([chosen.name, *said]))  # type: ignore[arg-type]
-    for kind, value, known in (
-        ("score", recipe.score, vector.SCORES),
-        ("aggregation", recipe.aggregate or "mean", (*heatmap.AGGREGATES, "class", "refined", "focus")),
-    ):
-        if value not in known:
-            raise InputError(f"unknown {kind} '{value}'; expected one of {', '.join(known)}")
+    if recipe.score not in vector.SCORES:
+        raise InputError(f"unknown score '{recipe.score}'; expected one of {', '.join(vector.SCORES)}")
+    if recipe.aggregate not in (None, *heatmap.AGGREGATES, "class", "refined", "focus"):
+        # the last three are maps of their own, which users choose as methods; change is laid over a map afterwards
+        known = ", ".join((*heatmap.AGGREGATES, CHANGE))
+        raise InputError(f"unknown aggregation '{recipe.aggregate}'; expected one of {known}")
     vector.keep_rule(recipe.keep)
     refined = chosen.needs_refiner or recipe.needs_refiner
     if refined and changed not in ({}, {"aggregate": "refined"}):

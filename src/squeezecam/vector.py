@@ -110,9 +110,9 @@ def keep_rule(rule: str | KeepRule | None) -> Callable[[Tensor], Kept]:
             return keep_all
     except ValueError:
         raise InputError(f"keep rule '{rule}': '{text}' is not a number that '{name}' takes") from None
-    raise InputError(
-        f"unknown keep rule {rule!r}; expected 'zscore[:z]', 'quantile[:share]', 'topk:k', 'all' or a function"
-    )
+    names = "'zscore[:z]', 'quantile[:share]', 'topk:k' or 'all'"
+    kinds = names if isinstance(rule, str) else f"a function, or one of the names {names}"
+    raise InputError(f"unknown keep rule {rule!r}; expected {kinds}")
 
 
 def _own_rule(rule: KeepRule, score: Tensor) -> Kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +85,7 @@ def evaluate(
 ) -> None:
     """The table of metrics with controls, with intervals and paired differences to the best peer; text, CSV, JSON."""
     from squeezecam.commands.evaluate import Files, class_index, evaluate_pictures, labelled, randomise_pictures
-    from squeezecam.commands.place import keep_apart
+    from squeezecam.commands.place import keep_apart, working_in
     from squeezecam.data.images import find_images
     from squeezecam.data.sets import open_set
     from squeezecam.data.spec import parse
@@ -103,6 +104,8 @@ def evaluate(
     choose_columns(metrics, truth=boxes is not None or bool(specs))
     known = open_set(specs[0]) if specs else None
     sources = [] if known is not None else find_images(data, max_pixels=max_pixels)
+    if sources and not any(os.path.exists(source.path) for source in sources):  # said before a model is loaded
+        raise InputError(f"--data: no such file or folder: {', '.join(map(str, data))}")
     keep_apart(out, sources if known is None else known.records[:1], "evaluated on")  # a set may have a million
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, device=device, seed=seed, at=at, adapter=adapter, apply=apply,
@@ -127,10 +130,11 @@ def evaluate(
     }  # fmt: skip
     found: Evaluation | Randomisation
     try:
-        if randomise:
-            found = randomise_pictures(loaded, squeeze, files, methods, **options)
-        else:
-            found = evaluate_pictures(loaded, squeeze, files, methods, metrics, steps=steps, **options)
+        with working_in(out):
+            if randomise:
+                found = randomise_pictures(loaded, squeeze, files, methods, **options)
+            else:
+                found = evaluate_pictures(loaded, squeeze, files, methods, metrics, steps=steps, **options)
     except KeyboardInterrupt:
         raise interrupted(f"finished batches are kept in {out}, the same command goes on from there") from None
     if as_json:

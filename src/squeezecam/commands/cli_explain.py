@@ -11,6 +11,7 @@ from squeezecam.commands import options as o
 from squeezecam.commands.console import bar, failing, interrupted, leave, wrote
 from squeezecam.commands.together import together
 from squeezecam.errors import InputError
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.module import Squeeze
@@ -78,7 +79,7 @@ def explain(
             print(f"output '{squeeze.default_output}' is explained; --output chooses another ({others})")
         if squeeze.output_name(output) in squeeze.single.keys() - squeeze.binary and task is None:
             print("one value, read as a regression; is it a decision, yes above 0? --task binary explains its sides")
-        print(f"{len(outcome.results)} of {len(sources)} pictures explained")
+        print(f"{len(outcome.results)} of {number_of(len(sources), 'picture')} explained")
         for doubt, count in list(outcome.doubts().items())[:5]:
             print(f"  {count} with a doubt: {doubt}")
         wrote(outcome.written)

@@ -43,7 +43,10 @@ def export(
                   "difference": found.difference, "status": found.status}  # fmt: skip
         print(json.dumps(record, indent=2))
         return
-    wanted = "its predicted class" if found.target is None else f"its class {found.target}"
+    if found.explained in squeeze.single.keys() - squeeze.binary:
+        wanted = "a single value"
+    else:
+        wanted = "its predicted class" if found.target is None else f"its class {found.target}"
     print(f"heatmap: method '{found.method}', of the output '{found.explained}', {wanted}")
     if found.status != "ok":
         print(f"in doubt: {found.status}")

@@ -49,7 +49,7 @@ def video(
     keep: o.Keep = None,
     aggregate: Annotated[
         str | None,
-        typer.Option("--aggregate", help="mean | positive | energy | peaks | change, in place of the method's"),
+        typer.Option("--aggregate", help="mean | positive | energy | contrast | peaks | change; default: the method's"),
     ] = None,
     scale: Annotated[str, typer.Option("--scale", help="shared | quantile: one scale over the clip")] = "shared",
     side_by_side: Annotated[bool, typer.Option("--side-by-side", help="the original to the left")] = False,

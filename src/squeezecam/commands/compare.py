@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from squeezecam.commands.pictures import Failures, prepare, stacked
-from squeezecam.commands.predictions import legible
+from squeezecam.commands.predictions import classes_of, legible
 from squeezecam.data.geometry import Geometry
+from squeezecam.errors import SqueezeWarning
 from squeezecam.evaluation.comparing import Comparison, compare
 from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
 from squeezecam.files import output_folder, write_json, write_picture
-from squeezecam.models.labels import Labels, label_of
+from squeezecam.models.labels import Labels, label_of, other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
+from squeezecam.wording import shortened
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
 
 ROWS = 12
 """Pictures on one sheet; more make further sheets."""
+NAME = 31
+"""Letters of a picture's name beside its row."""
 
 
 @dataclass
@@ -58,25 +63,31 @@ def compare_pictures(
     geometry = Geometry(loaded.preprocess)
     found: list[Comparison] = []
     for start in range(0, len(sources), ROWS):
-        comparisons, pictures, boxes, labels = [], [], [], []
+        comparisons, pictures, boxes, rows = [], [], [], []
         for source in sources[start : start + ROWS]:
             one = prepare(loaded, source, failures)
             if one is not None:
-                compared = compare(squeeze, stacked(loaded, [one]), methods, target=target, output=output, seed=seed)
+                inputs = stacked(loaded, [one])
+                compared = compare(squeeze, inputs, methods, target=target, output=output, seed=seed)
+                if not result.pictures and loaded.labels is not None:
+                    line = other_count(loaded.labels, squeeze.output_name(output), classes_of(squeeze, inputs, output))
+                    if line:
+                        warnings.warn(line, SqueezeWarning, stacklevel=2)
                 seen = geometry.seen(one.picture.size)
                 compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
                 comparisons.append(compared)
                 pictures.append(one.picture)
                 boxes.append(seen.box)
-                labels.append(_label(compared, loaded.labels, squeeze.output_name(output)))
-                result.pictures.append({"file": source.label, "label": labels[-1], **_numbers(compared)})
+                label = _label(compared, loaded.labels, squeeze.output_name(output))
+                rows.append(f"{shortened(source.name, NAME)}\n{label}")
+                result.pictures.append({"file": source.label, "label": label, **_numbers(compared)})
             done(1)
         if not comparisons:
             continue
         found += comparisons
         whole = _joined(comparisons)
         sheet = whole.plot(
-            pictures, row_labels=labels, boxes=boxes, title=f"{loaded.name}: methods side by side",
+            pictures, row_labels=rows, boxes=boxes, title=f"{loaded.name}: methods side by side",
             notice="\n".join(loaded.cautions()),
         )  # fmt: skip
         number = start // ROWS + 1
@@ -92,8 +103,7 @@ def compare_pictures(
         ]  # fmt: skip
         doubts = counted(c.doubts for c in found)
         labels_of = {m.name: m.label for m in found[0].methods}
-        noun = "picture" if len(found) == 1 else "pictures"
-        result.doubts = in_words(doubts, labels_of, len(found), noun)
+        result.doubts = in_words(doubts, labels_of, len(found), "picture")
         record = {**about, "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
                   "pictures": result.pictures,
                   "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip

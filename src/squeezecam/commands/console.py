@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from squeezecam.wording import number_of
+
 if TYPE_CHECKING:
     from squeezecam.commands.pictures import Failures
 
@@ -59,7 +61,7 @@ def leave(failures: Failures) -> None:
 
     """
     if len(failures):
-        say(f"{len(failures)} could not be done (listed above)")
+        say(f"{number_of(len(failures), 'picture')} could not be used (reasons above)")
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from squeezecam.render.figure import panel, tile
 from squeezecam.render.overlay import overlay
 from squeezecam.render.scale import Scale, find_scale
 from squeezecam.render.text import ELLIPSIS
+from squeezecam.wording import shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from squeezecam.data.geometry import Box
 
 _TILE_NOTICE = 60
-_TILE_NAME = 28
+_TILE_NAME = 31
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,5 @@ def small(
 ) -> Image.Image:
     """The tile for the contact sheet: file name, prediction, the beginning of the notice."""
     notice = words.notice if len(words.notice) <= _TILE_NOTICE else words.notice[:_TILE_NOTICE].rstrip() + ELLIPSIS
-    half = _TILE_NAME // 2  # numbers are at the end of a name
-    name = words.name if len(words.name) <= _TILE_NAME else words.name[:half] + ELLIPSIS + words.name[-half:]
-    return tile(
-        picture, heat, caption=f"{name}\n{words.title}", notice=notice, box=box, scale=scale, show_scale=show_scale
-    )
+    caption = f"{shortened(words.name, _TILE_NAME)}\n{words.title}"
+    return tile(picture, heat, caption=caption, notice=notice, box=box, scale=scale, show_scale=show_scale)

@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from squeezecam import tree
 from squeezecam.commands.pictures import Failures, example_of, prepare
+from squeezecam.commands.predictions import classes_of
 from squeezecam.data.geometry import Geometry
 from squeezecam.data.record import DataSet
 from squeezecam.errors import InputError, SqueezeWarning
@@ -26,7 +25,6 @@ from squeezecam.evaluation.truth import BoxFile, in_frame, misplaced
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
-from squeezecam.tap import evaluating
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +162,7 @@ def labelled(
 
     """
     classes = len(data.classes)
-    count = _classes_of(loaded, squeeze, output)
+    count = classes_of(squeeze, example_of(loaded), output)
     wanted: Explained | int
     if target is None:
         wanted = "label" if data.multilabel and count == classes else "predicted"
@@ -182,13 +180,6 @@ def labelled(
             "the same; leave --target out for the predicted class"
         )
     return LabelledSource(data, loaded.preprocess, target=wanted, max_pixels=max_pixels)
-
-
-def _classes_of(loaded: LoadedModel, squeeze: Squeeze, output: str | None) -> int:
-    args, kwargs = tree.as_call(example_of(loaded))
-    with torch.no_grad(), evaluating(squeeze):
-        values = squeeze.select(squeeze(*args, **kwargs), output)
-    return values.shape[1] if values.ndim == 2 else 1
 
 
 def class_index(target: str | None) -> int | None:

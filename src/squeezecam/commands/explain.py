@@ -20,12 +20,14 @@ from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.explanation import Explanation
 from squeezecam.files import write_json, write_npz, write_picture
 from squeezecam.methods import METHODS
+from squeezecam.models.labels import other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.render.explained import SHEET_LIMIT, arrays
 from squeezecam.render.figure import contact_sheet
 from squeezecam.render.scale import Scale
 from squeezecam.status import NO_FIT_NEEDED, notice_of
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -213,7 +215,7 @@ class _Run:
             return
         if self.tiles:
             left = len(outcome.results) - len(self.tiles)
-            count = f"{len(outcome.results)} picture{'s' if len(outcome.results) != 1 else ''}"
+            count = number_of(len(outcome.results), "picture")
             methods = ", ".join(sorted({row["method"] for row in outcome.results}))
             unfitted = any(NO_FIT_NEEDED in row["status"] for row in outcome.results)
             words = [f"{self.loaded.name} · method: {methods}", "no fitted block, none is needed" if unfitted else ""]
@@ -277,18 +279,10 @@ class _Run:
         return f"the block was fitted for output '{fitted_for}', not for '{self.output}': fit one for it"
 
     def _check_labels(self, explanation: Explanation) -> None:
-        labels = self.loaded.labels
-        names = labels.get(self.output) if isinstance(labels, dict) else labels
-        if self.outcome.results or names is None or explanation.scores is None or explanation.scores.ndim != 2:
+        if self.outcome.results or explanation.scores is None or explanation.scores.ndim != 2:
             return
-        classes = explanation.scores.shape[1]
-        if classes > 1 and len(names) != classes:
-            warnings.warn(
-                f"there are {len(names)} class names, but output '{self.output}' has {classes} classes: "
-                "the names may be those of another model",
-                SqueezeWarning,
-                stacklevel=2,
-            )
+        if line := other_count(self.loaded.labels, self.output, explanation.scores.shape[1]):
+            warnings.warn(line, SqueezeWarning, stacklevel=2)
 
     @contextlib.contextmanager
     def _whole(self, *names: str) -> Iterator[None]:

@@ -19,6 +19,7 @@ from squeezecam.fit.report import FitReport
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
@@ -131,7 +132,7 @@ class _Pictures:
     def why(self, error: Exception) -> FitError | SqueezeError:
         """The error as users see it."""
         if self.asked == len(self.failures) and not self.refused:
-            return FitError(f"none of the {self.asked} pictures could be read: there is nothing to fit on")
+            return FitError(f"0 of {number_of(self.asked, 'picture')} could be read: there is nothing to fit on")
         if not isinstance(error, SqueezeError):
             shape = (len(self.last), *_shape(self.last)) if self.last else ()
             return FitError(f"the fit of {self.loaded.name} failed at a batch of shape {shape}: {_line(error)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from squeezecam.errors import InputError
-from squeezecam.files import output_folder
+from squeezecam.files import file_target, output_folder
 
 SHEET = "contact_sheet.png"
 RESULTS = "results.json"
@@ -84,11 +84,10 @@ def check_file(path: Path) -> None:
     """Refuse what cannot become a file, before hours of work.
 
     Raises:
-        InputError: a folder has that name.
+        InputError: a folder has that name, or it is too long.
 
     """
-    if path.expanduser().is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; give a file name in it")
+    file_target(path)
 
 
 def stems(names: Iterable[str]) -> list[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from squeezecam import tree
 from squeezecam.explanation import Explanation
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.module import Squeeze
 from squeezecam.sides import SIDES, heat_of_value
+from squeezecam.tap import evaluating
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class Prediction:
         asked = "" if self.predicted else " (asked for; not the top class)"
         prefix = f"{self.output}: " if self.output else ""
         return f"{prefix}{legible(self.label, self.target)} · {self.probability:.1%}{asked}"
+
+
+def classes_of(squeeze: Squeeze, inputs: Any, output: str | None) -> int:
+    """How many classes the scores of ``inputs`` are of; 1 for a single value."""
+    args, kwargs = tree.as_call(inputs)
+    with torch.no_grad(), evaluating(squeeze):
+        values = squeeze.select(squeeze(*args, **kwargs), output)
+    return values.shape[1] if values.ndim == 2 else 1
 
 
 def legible(label: str, index: int | None) -> str:

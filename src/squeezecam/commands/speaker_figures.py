@@ -34,7 +34,7 @@ def write_figures(
     without each stream).
     """
     target = output_folder(folder)
-    written = [write_picture(target / "streams.png", importance_bars(join(store.windows)))]
+    written = [write_picture(target / "streams.png", importance_bars(join(store.windows), noun="window"))]
     present = [int(np.isfinite(table[i, :, 0]).sum()) for i in range(len(faces))]
     for i in sorted(np.argsort(present)[::-1][:SHOWN].tolist()):
         if not present[i]:

@@ -14,12 +14,14 @@ from torch import Tensor
 from squeezecam.commands.video import VideoOptions
 from squeezecam.data.mfcc import ROWS_PER_FRAME, SAMPLE_RATE, align, mfcc
 from squeezecam.errors import FitError
+from squeezecam.fit.api import MINIMUM
 from squeezecam.module import Squeeze
 from squeezecam.streams import StreamImportance, importance
 from squeezecam.video.drawing import Seconds
 from squeezecam.video.reading import Frame
 from squeezecam.video.spool import Spool
-from squeezecam.video.tracks import RATE, FaceTrack, at_rate, crop_face
+from squeezecam.video.tracks import RATE, FaceTrack, at_rate, crop_face, lies_outside
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,15 +77,24 @@ class Store:
     other: list[StreamImportance] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     heard: dict[int, Shown] = field(default_factory=dict)
+    outside: dict[int, list[int]] = field(default_factory=dict)
+    """Of each track the frames in which its box lies outside the picture."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height of the frames."""
 
 
 def collect(frames: Iterator[Frame], faces: list[FaceTrack], store: Store, advance: Any, booked: Seconds) -> None:
-    """Crops at 25 frames a second to disk, and the times of all frames."""
+    """Crops at 25 frames a second to disk, and the times of all frames; boxes outside the picture are left out."""
     mark = time.perf_counter()
 
     def noted() -> Iterator[Frame]:
         for frame in frames:
             store.times.append(frame.seconds)
+            store.size = frame.pixels.shape[1], frame.pixels.shape[0]
+            for index, track in enumerate(faces):
+                box = track.box(frame.index)
+                if box is not None and lies_outside(box, *store.size):
+                    store.outside.setdefault(index, []).append(frame.index)
             advance(1)
             yield frame
 
@@ -91,7 +102,7 @@ def collect(frames: Iterator[Frame], faces: list[FaceTrack], store: Store, advan
         mark = booked.add("decoding", mark)
         for index, track in enumerate(faces):
             box = track.box(frame.index)
-            if box is not None:
+            if box is not None and not lies_outside(box, *store.size):
                 store.crop_rows[index, slot] = len(store.crops)
                 store.crops.append(crop_face(frame.pixels, box)[None])
         mark = booked.add("cropping", mark)
@@ -122,6 +133,13 @@ def fit_if_needed(
     total = sum(max(0, end - begin - FIT_FRAMES + 1) for _, begin, end in segments)
     step = max(4, total // FIT_WINDOWS)
     starts = [(i, at) for i, begin, end in segments for at in range(begin, end - FIT_FRAMES + 1, step)]
+    if len(starts) < MINIMUM:
+        notes.append(
+            "the blocks are not fitted, so that their gates select nothing: a fit on the clip itself takes at least "
+            f"{MINIMUM} windows of {FIT_FRAMES / RATE:g} s with a face, and there "
+            f"{'is' if len(starts) == 1 else 'are'} {len(starts)}; give a longer clip, or --adapter FILE"
+        )
+        return ""
     batches = (inputs_of(store, i, at, at + FIT_FRAMES, sound, device) for i, at in starts)
     try:
         report = squeeze.fit(batches, progress=False)
@@ -130,8 +148,8 @@ def fit_if_needed(
         return ""
     booked.add("fit", mark)
     notes.append(
-        f"no adapter: the blocks were fitted on this clip, without labels ({len(starts)} windows; with the blocks in "
-        f"the path {report.unchanged:.1%} of the held-out frames stay as they are)"
+        f"no adapter: the blocks were fitted on this clip, without labels ({number_of(len(starts), 'window')}; with "
+        f"the blocks in the path {report.unchanged:.1%} of the held-out frames stay as they are)"
     )
     return ", fitted on this clip"
 

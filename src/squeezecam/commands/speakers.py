@@ -33,6 +33,7 @@ from squeezecam.video.speakers import SpeakerPainter
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import COLOURS, Series
 from squeezecam.video.tracks import RATE, FaceTrack, read_tracks, runs, write_tracks
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +100,11 @@ def explain_speakers(
             (i, *run) for i in range(len(faces)) for run in runs(k for t, k in sorted(store.crop_rows) if t == i)
         ]
         if not segments:
-            raise InputError(f"no box of {tracks} lies within the {len(store.times)} frames of {clip}")
+            raise InputError(
+                f"no box of {tracks} lies within the {number_of(len(store.times), 'frame')} of {clip}"
+                + (f", which have {store.size[0]} x {store.size[1]} pixels" if store.outside else "")
+            )
+        notes += _outside(store, faces)
         method = fit_if_needed(squeeze, store, segments, sound, notes, booked)
         with bar("explaining", sum(end - begin for _, begin, end in segments)) as advance:
             for index, begin, end in segments:
@@ -136,11 +141,21 @@ def _found(info: ClipInfo, options: VideoOptions, bar: Bar, booked: Seconds, not
     with bar("looking for faces", info.frames) as advance:
         faces, cuts = find_tracks(read_frames(info.path), detect, advance)
     booked.add("face detection", mark)
+    tracks = f"{number_of(len(faces), 'face track')} ({number_of(cuts, 'scene cut')})"
     notes.append(
-        f"{len(faces)} face tracks were found by {options.detector or 'mtcnn'} ({cuts} scene cuts): look at them; "
-        "--save-tracks FILE.csv writes them to be corrected and given back with --tracks"
+        f"{options.detector or 'mtcnn'} found {tracks}: look at them; --save-tracks FILE.csv writes them to be "
+        "corrected and given back with --tracks"
     )
     return faces
+
+
+def _outside(store: Store, faces: list[FaceTrack]) -> list[str]:
+    width, height = store.size
+    return [
+        f"{faces[i].name}: left out in {number_of(len(frames), 'frame')}, from frame {frames[0]} on, where its box "
+        f"lies outside the picture of {width} x {height} pixels: were the boxes made for a clip of another size?"
+        for i, frames in sorted(store.outside.items())
+    ]
 
 
 def _slots(times: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -218,7 +233,7 @@ def _summary(store: Store, faces: list[FaceTrack], table: NDArray[np.float64], o
         for i, face in enumerate(faces)
         if np.isfinite(table[i, :, 0]).any()
     ]
-    lines.append(f"importance of the streams for 'speaking', mean over {len(whole)} windows:")
+    lines.append(f"importance of the streams for 'speaking', mean over {number_of(len(whole), 'window')}:")
     lines += str(whole).splitlines()
     found = {"lines": lines, "importance": by_group(whole), "tracks": [face.name for face in faces]}
     if store.other:

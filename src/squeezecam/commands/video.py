@@ -18,6 +18,7 @@ from squeezecam.data.geometry import Geometry
 from squeezecam.errors import InputError, SqueezeError
 from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
+from squeezecam.models.labels import other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.render.scale import Scale
@@ -27,6 +28,7 @@ from squeezecam.video.progress import Advance
 from squeezecam.video.reading import ClipInfo, Frame, probe, read_frames
 from squeezecam.video.spool import Spool
 from squeezecam.video.strip import Series
+from squeezecam.wording import number_of
 
 FIGURE_FRAMES = 8
 """Frames in a row on a figure."""
@@ -69,7 +71,7 @@ class VideoOutcome:
         """One line: frames a second in all, and the share of each part of the work."""
         total = sum(self.seconds.values()) or 1e-9
         parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in self.seconds.items())
-        return f"{self.frames} frames in {total:.1f} s ({self.frames / total:.1f} frames/s): {parts}"
+        return f"{number_of(self.frames, 'frame')} in {total:.1f} s ({self.frames / total:.1f} frames/s): {parts}"
 
 
 def explain_clip(
@@ -104,6 +106,9 @@ def explain_clip(
                     prediction(squeeze, explanation, 0 if loaded.clip else i, loaded.labels, options.output)
                     for i in range(1 if loaded.clip else len(frames))
                 ]
+                if not times and explanation.scores is not None and explanation.scores.ndim == 2:
+                    line = other_count(loaded.labels, squeeze.output_name(options.output), explanation.scores.shape[1])
+                    notes += [line] if line else []
                 spool.append(maps[-fresh:])
                 found += shown * fresh if loaded.clip else shown
                 times += [frame.seconds for frame in frames[-fresh:]]
@@ -148,7 +153,7 @@ def explain_clip(
                 options.figures, drawn, np.array(times), series, f"{loaded.in_short()} · {method}", seen.box, scale
             )
     notes += loaded.cautions()
-    notes += [f"{count} of {len(times)} frames: {status}" for status, count in doubts.items()]
+    notes += [f"{count} of {number_of(len(times), 'frame')}: {status}" for status, count in doubts.items()]
     rows = [
         {
             "frame": i, "seconds": round(times[i], 6), "target": p.target, "label": p.label,

@@ -14,16 +14,18 @@ from torch import Tensor
 from squeezecam import tree
 from squeezecam.errors import InputError
 from squeezecam.evaluation.doubting import counted, doubts_of, in_words, joined_doubts
+from squeezecam.evaluation.subject import check_squeeze
 from squeezecam.methods import default_method, usable
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
+from squeezecam.wording import number_of
 
 SHOWN_PEERS = ("grad-cam", "grad-cam++", "layercam", "eigen-cam")
 REPEATS = 3
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Comparison:
     """Maps of several methods for the same pictures.
 
@@ -81,7 +83,11 @@ class Comparison:
     def doubtful(self) -> list[str]:
         """What is doubtful about the maps, one line each, methods with the same doubt together."""
         labels = {method.name: method.label for method in self.methods}
-        return in_words(counted([self.doubts]), labels, len(self), "picture" if len(self) == 1 else "pictures")
+        return in_words(counted([self.doubts]), labels, len(self), "picture")
+
+    def __repr__(self) -> str:
+        names = ", ".join(method.name for method in self.methods)
+        return f"Comparison of {number_of(len(self.methods), 'method')} on {number_of(len(self), 'picture')}: {names}"
 
     def plot(
         self,
@@ -168,6 +174,7 @@ def compare(
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
+    check_squeeze(squeeze, "compare")
     name = squeeze.output_name(output)
     chosen = choose(methods, own=usable(squeeze, name)) if methods is not None else _default(squeeze, name)
     call = tree.as_call(inputs)

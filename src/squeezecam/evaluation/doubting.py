@@ -14,6 +14,7 @@ from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
 from squeezecam.status import notice_of
 from squeezecam.tap import evaluating
+from squeezecam.wording import number_of
 
 Doubtful = Mapping[str, Sequence[str]]
 """Per method, one line a sample, empty where nothing is doubtful; methods without any doubt are left out."""
@@ -67,7 +68,8 @@ def in_words(found: Mapping[str, Mapping[str, int]], labels: Mapping[str, str], 
     for name, doubts in found.items():
         for doubt, count in doubts.items():
             together.setdefault((doubt, count), []).append(labels[name])
-    return [
-        f"{', '.join(names)}: {doubt} ({f'all {total}' if count == total else f'{count} of {total}'} {noun})"
-        for (doubt, count), names in together.items()
-    ]
+    return [f"{', '.join(names)}: {doubt} ({_share(count, total, noun)})" for (doubt, count), names in together.items()]
+
+
+def _share(count: int, total: int, noun: str) -> str:
+    return f"all {number_of(total, noun)}" if count == total else f"{count} of {number_of(total, noun)}"

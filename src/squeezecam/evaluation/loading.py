@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from squeezecam.errors import InputError
-from squeezecam.evaluation.source import Item, Source
+from squeezecam.evaluation.source import Item, Source, check_picture
 
 Group = tuple[list[int], Tensor, list[Item]]
 Loaded = tuple[list[Group], list[tuple[str, str]]]
@@ -25,8 +25,7 @@ def load(source: Source, indices: Sequence[int], names: Sequence[str], report: C
             failures.append((names[index], str(error)))
             report(str(error))
             continue
-        if item.picture.ndim != 3:
-            raise InputError(f"image {names[index]} has shape {tuple(item.picture.shape)}, expected (C, H, W)")
+        check_picture(item.picture, names[index])
         found = groups.setdefault(tuple(item.picture.shape), ([], []))
         found[0].append(index)
         found[1].append(item)

@@ -13,6 +13,7 @@ from torch import Tensor
 from squeezecam.files import output_folder, write_json, write_picture, write_text
 from squeezecam.metrics import Interval, bootstrap_mean
 from squeezecam.render.table import MISSING, Row, csv_table, text_table
+from squeezecam.wording import number_of
 
 MEASURES = {"spearman": "rank correlation (Spearman)", "ssim": "structural similarity (SSIM)"}
 
@@ -66,13 +67,14 @@ class Randomisation:
     def __str__(self) -> str:
         lines = [f"{key}: {value}" for key, value in self.about.items() if isinstance(value, (str, int, float))]
         lines += [
-            f"{len(self)} images; weights are drawn anew from the head down, each stage beside those before it:",
+            f"{number_of(len(self), 'image')}; weights are drawn anew from the head down, each stage beside those "
+            "before it:",
             *(f"  {i + 1}: {name}" for i, name in enumerate(self.names)),
             "similarity to the map of the trained model, mean over the images; a map that explains the model falls, "
             "controls show what one does that hardly looks at it; constant maps have no ranks and are left out there",
         ]
         if self.failures:
-            lines.append(f"{len(self.failures)} images could not be measured")
+            lines.append(f"{number_of(len(self.failures), 'image')} could not be measured")
         for measure, words in MEASURES.items():
             rows: list[Row] = [
                 {"method": self.methods[name][0], "kind": self.methods[name][1]}
@@ -121,8 +123,8 @@ class Randomisation:
             {label: [1.0, *line] for label, line in found.items()},
             ["trained", *self.names],
             title=f"model randomisation: {MEASURES[measure]} to the map of the trained model",
-            footer=f"{len(self)} images. Weights are drawn anew from the head (left) down, one stage after the other. "
-            "A map that explains the model falls; controls (dashed) hardly look at it.",
+            footer=f"{number_of(len(self), 'image')}. Weights are drawn anew from the head (left) down, one stage "
+            "after the other. A map that explains the model falls; controls (dashed) hardly look at it.",
             limits=(0.25 * math.floor(min(low, 0.0) / 0.25), 1.0),
             quiet=[labels[name] for name, (_, kind) in self.methods.items() if kind == "control"],
         )

@@ -26,12 +26,13 @@ from squeezecam.evaluation.running import with_controls
 from squeezecam.evaluation.source import Given, Source
 from squeezecam.evaluation.stages import MOST, stage_name, stages
 from squeezecam.evaluation.store import Store
-from squeezecam.evaluation.subject import Subject, as_is
+from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.fit.progress import Progress
 from squeezecam.metrics import spearman, ssim
 from squeezecam.metrics.model_randomisation import reinitialise
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
+from squeezecam.wording import number_of
 
 
 def randomise(
@@ -56,7 +57,7 @@ def randomise(
         squeeze: from :func:`squeezecam.attach`, fitted or not; it is not touched, copies are randomised.
         images: pictures as the model takes them, see :func:`squeezecam.evaluate`.
         methods: as of :func:`squeezecam.evaluate`; the four controls are always added.
-        target: class per image; None: the one that the trained model predicts, throughout.
+        target: class for all images, or one per image; None: the one that the trained model predicts, throughout.
         names: of the images, for the results.
         output: name of one of several outputs.
         make_inputs: a batch of pictures to what the model takes.
@@ -72,6 +73,7 @@ def randomise(
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
+    check_squeeze(squeeze, "randomise")
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
     subject.check_pictures(images)
     source = Given(images, target=target, named=names)
@@ -148,7 +150,8 @@ def run_randomise(
         [store.path] if store.path else [],
     )
     if not result.records:
-        raise InputError(f"none of the {len(order)} images could be read: there is nothing to compare")
+        store.forget()
+        raise InputError(f"0 of {number_of(len(order), 'image')} could be read: there is nothing to compare")
     if folder is not None:
         with processes.first_only(InputError):
             if first:

@@ -20,7 +20,7 @@ from squeezecam.evaluation.measure import DELETION_BASE, INSERTION_BASE, Measure
 from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.source import Given, Item, Source
 from squeezecam.evaluation.store import Store
-from squeezecam.evaluation.subject import Subject, as_is
+from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.fit.progress import Progress
 from squeezecam.methods import usable
@@ -29,6 +29,7 @@ from squeezecam.metrics.imputation import linear_imputation
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.peers.registry import DEFAULT_PEERS
+from squeezecam.wording import number_of
 
 STEPS = 8
 LONG = 60.0
@@ -68,7 +69,7 @@ def evaluate(
         metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.
         boxes: per image ``(B, 4)``: x0, y0, x1, y1 in pixels of the picture that the model takes.
         masks: ``(N, H, W)``, non-zero on the object, in place of boxes.
-        target: class per image; None: the predicted one.
+        target: class for all images, or one per image; None: the predicted one.
         names: of the images, for the results.
         subsets: ``{name: flag per image}``, reported beside all images.
         output: name of one of several outputs.
@@ -81,10 +82,12 @@ def evaluate(
         progress: a bar on standard error; None: where that is a terminal.
 
     Raises:
-        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit.
+        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit,
+            or not one image that can be read.
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
+    check_squeeze(squeeze, "evaluate")
     flags = subsets or {}
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
     subject.check_pictures(images)
@@ -165,6 +168,9 @@ def run(
         seed,
         [store.path] if store.path else [],
     )
+    if not evaluation.records:
+        store.forget()
+        raise InputError(f"0 of {number_of(len(order), 'image')} could be read: there is nothing to measure")
     if folder is not None:
         with processes.first_only(InputError):
             if first:
@@ -266,7 +272,7 @@ def _estimate(
         dear = [m.label for m in methods if each[m.name] > 0.3 * (sum(each.values()) + imputing)]
         dear += ["ROAD"] if imputing > sum(each.values()) else []
         words = f", most of it for {' and '.join(dear)}" if dear else ""
-        say(f"{count} images, {len(methods)} methods: this takes about {_span(total)}{words}")
+        say(f"{number_of(count, 'image')}, {number_of(len(methods), 'method')}: this takes about {_span(total)}{words}")
 
 
 def _imputing(pictures: Tensor, times: int) -> float:

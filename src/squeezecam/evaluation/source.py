@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from squeezecam.errors import InputError
+from squeezecam.misfed import named
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ class Source(Protocol):
         ...
 
 
+def check_picture(picture: Any, name: str) -> None:
+    """Refuse what is no picture as a model takes it.
+
+    Raises:
+        InputError: no tensor, or one of another number of axes.
+
+    """
+    if not isinstance(picture, Tensor):
+        raise InputError(
+            f"image {name} is {named(picture)}; expected a tensor (C, H, W): make it one with the model's own "
+            "preprocessing"
+        )
+    if picture.ndim != 3:
+        raise InputError(f"image {name} has shape {tuple(picture.shape)}, expected (C, H, W)")
+
+
 @dataclass
 class Given:
     """A :class:`Source` made of what is in memory."""
@@ -65,13 +83,19 @@ class Given:
     flags: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.images)
+        count = _length(self.images)
+        if count is None:
+            raise InputError(f"images is {named(self.images)}; expected a tensor (N, C, H, W), a list or a data set")
+        self.target = _for_all(self.target, count)
         for what, value in (
             ("boxes", self.boxes), ("masks", self.masks), ("target", self.target), ("names", self.named),
             *self.flags.items(),
         ):  # fmt: skip
-            if value is not None and len(value) != count:
-                raise InputError(f"{what} has {len(value)} entries for {count} images")
+            given = None if value is None else _length(value)
+            if value is not None and given is None:
+                raise InputError(f"{what} is {named(value)}; expected one entry for each of the {count} images")
+            if given is not None and given != count:
+                raise InputError(f"{what} has {given} entries for {count} images")
 
     @property
     def truth(self) -> bool:  # noqa: D102
@@ -98,8 +122,25 @@ class Given:
         parts = hashlib.sha256()
         for index in range(len(self.images)):
             item = self.load(index)
+            check_picture(item.picture, str(index))
             for tensor in (item.picture, item.boxes, item.mask):
                 if tensor is not None:
                     parts.update(tensor.detach().cpu().double().numpy().tobytes())
             parts.update(str((item.target, self.subsets(index))).encode())
         return parts.hexdigest()
+
+
+def _length(value: Any) -> int | None:
+    """How many entries there are; None where that cannot be told."""
+    try:
+        return len(value)
+    except TypeError:
+        return None
+
+
+def _for_all(target: Any, count: int) -> Any:
+    """One class is that of all images."""
+    try:
+        return [operator.index(target)] * count
+    except TypeError:
+        return target

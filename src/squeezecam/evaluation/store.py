@@ -86,6 +86,12 @@ class Store:
             if here:
                 self._remove_others()
 
+    def forget(self) -> None:
+        """Remove the file: nothing in it is worth going on from."""
+        with processes.first_only(InputError) as here:
+            if here and self.path is not None:
+                self.path.unlink(missing_ok=True)
+
     def _begin(self, path: Path) -> None:
         try:
             if not self._read(path):

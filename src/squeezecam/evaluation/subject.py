@@ -12,6 +12,7 @@ from torch import Tensor
 from squeezecam import tree
 from squeezecam.errors import InputError
 from squeezecam.metrics.predict import Outputs
+from squeezecam.misfed import named
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
@@ -22,6 +23,19 @@ SAMPLED = 64
 def as_is(batch: Tensor) -> Any:
     """The batch itself."""
     return batch
+
+
+def check_squeeze(squeeze: Any, call: str) -> None:
+    """Refuse a model that no block was attached to.
+
+    Raises:
+        InputError: ``squeeze`` is not what :func:`squeezecam.attach` makes.
+
+    """
+    if not isinstance(squeeze, Squeeze):
+        raise InputError(
+            f"{call} takes what squeezecam.attach(model, example) returns; got {named(squeeze)}: attach first"
+        )
 
 
 @dataclass(frozen=True)

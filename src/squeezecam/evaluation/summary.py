@@ -16,6 +16,7 @@ from squeezecam.evaluation.doubting import counted, in_words
 from squeezecam.files import output_folder, write_json, write_text
 from squeezecam.metrics import Interval, bootstrap_difference, bootstrap_mean, max_box_acc, max_box_acc_v2
 from squeezecam.render.table import Row, csv_table, text_table
+from squeezecam.wording import number_of
 
 ALL = "all"
 NOT_APPLICABLE = "n/a"
@@ -91,7 +92,7 @@ class Evaluation:
         blocks = [self._words()]
         for subset in (ALL, *self.subsets):
             count = sum(subset == ALL or subset in r.get("subsets", ()) for r in self.records)
-            title = f"{count} images" if subset == ALL else f"subset '{subset}': {count} images"
+            title = _title(subset, count)
             if not count:
                 blocks.append(f"{title}")
                 continue
@@ -114,7 +115,7 @@ class Evaluation:
             )
         for subset in (ALL, *self.subsets):
             count = sum(subset == ALL or subset in r.get("subsets", ()) for r in self.records)
-            lines += ["", f"{count} images" if subset == ALL else f"subset '{subset}': {count} images"]
+            lines += ["", _title(subset, count)]
             lines += ["", self._compact(subset)] if count else []
         return "\n".join(lines)
 
@@ -218,9 +219,9 @@ class Evaluation:
         if any(c.own for c in self.columns):
             lines.append(f"{NOT_APPLICABLE}: not applicable, the method chooses no channels")
         labels = {name: label for name, (label, _) in self.methods.items()}
-        lines += [f"in doubt: {line}" for line in in_words(self.doubts(), labels, len(self), "images")]
+        lines += [f"in doubt: {line}" for line in in_words(self.doubts(), labels, len(self), "image")]
         if self.failures:
-            lines.append(f"{len(self.failures)} images could not be measured")
+            lines.append(f"{number_of(len(self.failures), 'image')} could not be measured")
         return "\n".join(lines)
 
     def _means(self, subset: str) -> str:
@@ -313,3 +314,7 @@ def _flat(figure: Figure) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if value == value else None
+
+
+def _title(subset: str, count: int) -> str:
+    return number_of(count, "image") if subset == ALL else f"subset '{subset}': {number_of(count, 'image')}"

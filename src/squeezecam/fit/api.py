@@ -29,6 +29,7 @@ from squeezecam.origin import FIT
 from squeezecam.randomness import torch_seeded
 from squeezecam.sides import BINARY, read_as_binary
 from squeezecam.tap import evaluating
+from squeezecam.wording import number_of
 
 MINIMUM = 8
 """Samples below which nothing can be held out."""
@@ -258,7 +259,9 @@ def _check(squeeze: Squeeze, objective: str, train: str, task: str | None, agree
 def _split(count: int, hold_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Indices to fit on, to stop by, and to report on; the last ones decide nothing."""
     if count < MINIMUM:
-        raise FitError(f"{count} samples are too few to fit on: give at least {MINIMUM}, a few hundred for a sound fit")
+        raise FitError(
+            f"{number_of(count, 'sample')} given, too few to fit on: at least {MINIMUM}, for a sound fit a few hundred"
+        )
     order = torch.randperm(count, generator=generator)
     held = max(2, round(count * hold_out))
     stopping = max(2, round((count - held) * 0.15))
@@ -298,9 +301,9 @@ def _report(
 def _notes(squeeze: Squeeze, cache: Cache, found: dict[str, Any]) -> list[str]:
     notes = []
     if cache.skipped:
-        notes.append(f"{cache.skipped} samples with NaN or infinity were left out")
+        notes.append(f"left out {number_of(cache.skipped, 'sample')} with NaN or infinity")
     if cache.left_out:
-        notes.append(f"{cache.left_out} samples were not used: their features would take too much memory")
+        notes.append(f"left out {number_of(cache.left_out, 'sample')} whose features would take too much memory")
     if len(cache) < FEW:
         notes.append(
             f"{len(cache)} samples are few: what is usual for each channel and the shares above are uncertain, a sound "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from squeezecam import loading, tree
 from squeezecam.errors import FitError, InputError
+from squeezecam.misfed import named
 from squeezecam.module import Squeeze
 from squeezecam.sides import as_classes
 
@@ -28,6 +29,12 @@ def split(batch: Any, positional: int, inputs: Pick | None, labels: Pick | None)
         InputError: none of these, and no ``inputs`` function was given.
 
     """
+    for name, pick in (("inputs", inputs), ("labels", labels)):
+        if pick is not None and not callable(pick):
+            raise InputError(
+                f"{name} is {pick!r}; expected a function that takes it out of a batch, such as {name}=lambda batch: "
+                f"batch[{pick!r}]"
+            )
     if inputs is not None:
         return inputs(batch), labels(batch) if labels is not None else None
     found: Any = None
@@ -56,7 +63,13 @@ def label_tensor(labels: Any, output: str) -> Tensor:
         if output not in labels:
             raise FitError(f"labels are a dict without '{output}': it has {', '.join(map(str, labels))}")
         labels = labels[output]
-    tensor = torch.as_tensor(labels)
+    try:
+        tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):  # text, or rows of several lengths
+        raise FitError(
+            f"labels are {named(labels)} and not numbers: give class indices from 0, or values for a regression; "
+            "labels=lambda batch: ... makes them from a batch"
+        ) from None
     if not tree.leaves(tensor):
         raise FitError("labels could not be made a tensor")
     return tensor

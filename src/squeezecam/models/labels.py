@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from squeezecam.errors import InputError
+from squeezecam.wording import number_of
 
 Labels: TypeAlias = "tuple[str, ...] | dict[str, tuple[str, ...]]"
 """Names by class index; for a model with several outputs a dict of these by output."""
@@ -73,6 +74,17 @@ def label_of(labels: Labels | None, index: int, output: str | None = None) -> st
     """
     names = labels.get(output or "", ()) if isinstance(labels, dict) else labels or ()
     return names[index] if 0 <= index < len(names) else f"class {index}"
+
+
+def other_count(labels: Labels | None, output: str, classes: int) -> str:
+    """What is to be said where there are more or fewer names than an output has classes; else empty."""
+    names = labels.get(output) if isinstance(labels, dict) else labels
+    if names is None or classes < 2 or len(names) == classes:
+        return ""
+    return (
+        f"{number_of(len(names), 'class name')} for the {classes} classes of output '{output}': the names may be those "
+        "of another model"
+    )
 
 
 def _is_group(value: Any) -> bool:

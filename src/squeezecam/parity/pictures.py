@@ -11,6 +11,7 @@ from torch import Tensor
 
 from squeezecam.errors import InputError
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.data.images import ImageSource
@@ -69,7 +70,7 @@ class PictureSamples:
             good.append(number)
             self.sources.append(source)
         if not good:
-            raise InputError(f"none of the {len(sources)} pictures could be read: there is nothing to train on")
+            raise InputError(f"0 of {number_of(len(sources), 'picture')} could be read: there is nothing to train on")
         self.labels = labels[good]
 
     def __len__(self) -> int:

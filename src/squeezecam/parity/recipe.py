@@ -46,7 +46,7 @@ class Recipe:
                 "expected at least 1, at least 2, and more than 0"
             )
         if isinstance(self.augment, str) and self.augment not in AUGMENTS:
-            raise InputError(f"unknown augmentation '{self.augment}'; expected {', '.join(AUGMENTS)} or a function")
+            raise InputError(f"unknown augmentation '{self.augment}'; expected one of {', '.join(AUGMENTS)}")
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of ``step`` (from 0) of ``steps``."""

@@ -41,6 +41,7 @@ def panel(
     title: str = "",
     footer: str = "",
     notice: str = "",
+    words: str = "",
     raw: Any = None,
     box: Box | None = None,
     scale: How | tuple[float, float] | Scale = "per sample",
@@ -57,6 +58,7 @@ def panel(
         title: what was predicted, such as ``"7 digit · 98.2 %"``; wrapped to two lines.
         footer: method and status; wrapped to four lines. A line with the scale is added.
         notice: a doubt that must not be overlooked (a status that is not ``ok``), in another colour.
+        words: what the picture is; empty: a picture of so many pixels.
         raw: the map on its native grid (h, w), drawn cell by cell as a third picture; None: left out.
         box: see `squeezecam.render.overlay.overlay`; likewise ``scale``, ``colours``, ``blend`` and ``alpha``.
         size: side in pixels of the square whose area each picture gets.
@@ -70,7 +72,7 @@ def panel(
     laid = overlay(shown, heatmap, box=place, scale=used, colours=colours, blend=blend, alpha=alpha)
     seen = "overlay" if box is None or covers(box, picture) else "overlay · the model saw what is framed"
     parts = [
-        _captioned(shown, f"picture · {picture.width} x {picture.height} pixels"),
+        _captioned(shown, words or f"picture · {picture.width} x {picture.height} pixels"),
         _captioned(outlined(laid, place), seen),
     ]
     if raw is not None:
@@ -88,8 +90,8 @@ def panel(
         blocks.insert(0, text_block(notice, width, NORMAL, fill=AMBER, max_lines=6))
     if title:
         blocks.insert(0, text_block(title, width, LARGE, max_lines=2))
-    words = "\n".join(line for line in (footer, used.describe()) if line)
-    blocks.append(text_block(words, width, SMALL, fill=GRAY, max_lines=5))
+    below = "\n".join(line for line in (footer, used.describe()) if line)
+    blocks.append(text_block(below, width, SMALL, fill=GRAY, max_lines=5))
     return framed(stack(blocks, gap=8), 16)
 
 

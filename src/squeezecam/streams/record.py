@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 MEASURES = ("mean gate", "top gates", "mass")
@@ -18,6 +20,10 @@ WORDS = {
     "still": "score lost when it is held still: its mean over time in place of every frame",
     "top only": "score lost when only its top gates are kept",
 }
+
+
+ROUNDING = 1e-5
+"""Difference of two means, as a share of the values that they are made of, that rounding in float32 may make."""
 
 
 @dataclass(eq=False)
@@ -50,12 +56,17 @@ class StreamImportance:
         return len(self.score)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per measure, with the mean over the clips for every stream and the ranking that it gives."""
+        """One row per measure, with the mean over the clips for every stream and the ranking that it gives.
+
+        ``face = audio`` where the two means differ by no more than rounding.
+        """
         found = []
         for name, values in (*self.measures.items(), *self.ablation.items()):
             mean = values.double().mean(0)
-            order = " > ".join(self.names[i] for i in mean.argsort(descending=True).tolist())
-            ranked = order if mean.isfinite().all() else None
+            # what a score loses is a difference of scores, and is as exact as these are
+            scale = self.score.double().abs().max().to(mean) if name in self.ablation else mean.new_zeros(())
+            near = ROUNDING * float(torch.maximum(mean.abs().max(), scale))
+            ranked = _ranked(self.names, mean.tolist(), near) if mean.isfinite().all() else None
             found.append({"measure": WORDS[name], **dict(zip(self.names, mean.tolist(), strict=True)), "order": ranked})
         return found
 
@@ -63,3 +74,15 @@ class StreamImportance:
         from squeezecam.render.table import text_table
 
         return text_table(self.rows(), formats=dict.fromkeys(self.names, ".4f"))
+
+
+def _ranked(names: list[str], values: list[float], near: float) -> str:
+    """``face > audio``, the largest first, with ``=`` in place of ``>`` where two are no more than ``near`` apart."""
+    order = sorted(range(len(names)), key=lambda i: -values[i])
+    groups = [order[:1]]
+    for i, j in pairwise(order):
+        if values[i] - values[j] <= near:
+            groups[-1].append(j)
+        else:
+            groups.append([j])
+    return " > ".join(" = ".join(names[i] for i in sorted(group)) for group in groups)

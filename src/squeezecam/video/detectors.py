@@ -127,7 +127,7 @@ def _module(name: str, detector: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:  # whatever the import of somebody else's package comes to
         raise ModelError(
-            f"the face detector {detector} is not to be had ({type(error).__name__}: {error}): {INSTALL[detector]}; or "
+            f"the face detector {detector} cannot be loaded ({type(error).__name__}: {error}): {INSTALL[detector]}; or "
             "give the faces yourself: --tracks FILE.csv"
         ) from None
 

@@ -16,6 +16,7 @@ from squeezecam.render.parts import LARGE, NORMAL, framed, stack
 from squeezecam.render.scale import Scale, find_scale
 from squeezecam.render.text import text_block
 from squeezecam.video.strip import Series, Strip
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.streams import StreamImportance
@@ -68,8 +69,9 @@ def spectrogram(values: Any, heatmap: Any, *, title: str = "", footer: str = "",
     low, high = np.quantile(sound, (0.02, 0.98), axis=1, keepdims=True)
     gray = np.clip((sound - low) / np.maximum(high - low, 1e-12), 0, 1)[::-1]
     width = int(np.clip(4 * sound.shape[1], height, 1200))
+    words = f"sound · {number_of(sound.shape[0], 'row')}, {number_of(sound.shape[1], 'time step')}"
     picture = Image.fromarray((gray * 255).round().astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-    return panel(picture, np.maximum(as_map(heatmap), 0)[::-1], title=title, footer=footer)
+    return panel(picture, np.maximum(as_map(heatmap), 0)[::-1], title=title, footer=footer, words=words)
 
 
 def curves(
@@ -92,15 +94,15 @@ def curves(
 
 
 def importance_bars(
-    found: StreamImportance, *, title: str = "importance of the streams", width: int = 560
+    found: StreamImportance, *, title: str = "importance of the streams", noun: str = "clip", width: int = 560
 ) -> Image.Image:
-    """Bars per measure, means over the clips, the ablation always beside the gates."""
+    """Bars per measure, means over the clips (or what ``noun`` calls them), the ablation always beside the gates."""
     charts = []
     for row in found.rows():
         bars = [(name, float(row[name])) for name in found.names]
         if all(np.isfinite(value) for _, value in bars):
             charts.append(bar_chart(bars, title=row["measure"], value_format=".3g", width=width))
-    head = text_block(f"{title}, mean over {len(found)}", width, LARGE)
+    head = text_block(f"{title}, mean over {number_of(len(found), noun)}", width, LARGE)
     return framed(stack([head, *charts], gap=0), 4)
 
 

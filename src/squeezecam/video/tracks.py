@@ -135,8 +135,7 @@ def at_rate(frames: Iterable[Frame], rate: float = RATE) -> Iterator[tuple[int, 
 
 def crop_face(pixels: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
     """The box of a frame ``(H, W, 3)`` as the models were trained on it: gray, bilinear, uint8 ``(112, 112)``."""
-    x0, y0 = int(np.floor(box[0] + 0.5)), int(np.floor(box[1] + 0.5))
-    x1, y1 = max(x0 + 1, int(np.floor(box[2] + 0.5))), max(y0 + 1, int(np.floor(box[3] + 0.5)))
+    x0, y0, x1, y1 = _corners(box)
     height, width = pixels.shape[:2]
     part = np.full((y1 - y0, x1 - x0), _OUTSIDE, np.float32)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -146,6 +145,18 @@ def crop_face(pixels: NDArray[np.uint8], box: tuple[float, float, float, float])
     # Without smoothing beforehand, as the crops of the training data were made.
     small = F.interpolate(torch.from_numpy(part)[None, None], (FACE_SIZE, FACE_SIZE), mode="bilinear")
     return np.asarray(small[0, 0].round().clamp(0, 255).to(torch.uint8).numpy())
+
+
+def lies_outside(box: tuple[float, float, float, float], width: int, height: int) -> bool:
+    """Whether no pixel of a frame is in the box, so that a crop would show nothing."""
+    x0, y0, x1, y1 = _corners(box)
+    return x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height
+
+
+def _corners(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """The box between whole pixels, at least one wide and high."""
+    x0, y0, x1, y1 = (int(np.floor(edge + 0.5)) for edge in box)
+    return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
 
 
 def runs(slots: Iterable[int]) -> list[tuple[int, int]]:
