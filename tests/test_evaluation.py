@@ -615,3 +615,19 @@ def test_the_inputs_of_a_call_are_not_taken_for_pictures() -> None:
     two = squeezecam.attach(TwoMaps().eval(), (x, x))
     with pytest.raises(InputError, match="the model has maps of x, y"):
         squeezecam.evaluate(two, (x, x), progress=False)
+
+
+def test_compare_takes_classes_that_there_are() -> None:
+    x, _ = blobs(3)
+    squeeze = planted()
+    found = squeezecam.compare(squeeze, x, "class,published", target=1)
+    assert found.target.tolist() == [1, 1, 1]
+    assert squeezecam.compare(squeeze, x, "class", target=[0, 1, 0]).target.tolist() == [0, 1, 0]
+    for given, said in (
+        (4000, "from 0 to"),
+        (-1, "from 0 to"),
+        ([0, 1], "2 targets for 3 pictures"),
+        ("cat", "class indices"),
+    ):
+        with pytest.raises(InputError, match=said):
+            squeezecam.compare(squeeze, x, "class", target=given)

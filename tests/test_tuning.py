@@ -138,3 +138,13 @@ def test_a_model_in_half_precision_is_tuned_too() -> None:
     batches = [torch.rand(4, 3, 32, 32).bfloat16() for _ in range(8)]
     squeeze.fit(batches)
     assert len(squeeze.tune(batches, epochs=2).history) == 3
+
+
+@pytest.mark.parametrize("what", ["tune", "refine", "locate"])
+def test_maps_with_a_time_axis_are_refused_by_what_was_asked_for(what: str) -> None:
+    net = nn.Sequential(nn.Conv3d(3, 24, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(24, 3))
+    clips = [torch.rand(4, 3, 16, 32, 32) for _ in range(4)]
+    squeeze = squeezecam.attach(net.eval(), clips[0][:2])
+    squeeze.fit(clips)
+    with pytest.raises(InputError, match=r"made for maps of height and width; that .* has 3 axes"):
+        getattr(squeeze, what)(clips, epochs=1)

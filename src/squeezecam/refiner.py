@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from squeezecam import heatmap
 from squeezecam.correction import Correction, evidence_logit, projected
-from squeezecam.errors import InputError
 from squeezecam.head import Head
 from squeezecam.readout import ReadoutHead
 
@@ -193,15 +192,6 @@ def evidence_of(
     for rank in range(classes.shape[1]):
         contrast = contrast - shares[:, rank].view(-1, 1, 1) * head.class_map(model, features, classes[:, rank])
     return Evidence(full, contrast, logits.softmax(1).gather(1, target[:, None])[:, 0])
-
-
-def check_refinable(rank: int, output: str) -> None:
-    """Raise unless a map of this rank can be refined."""
-    if rank != 2:
-        raise InputError(
-            f"the refiner is made for maps of height and width; that of output '{output}' has {rank} axes: "
-            "use method='class'"
-        )
 
 
 def settings(refiner: Refiner) -> dict[str, int]:

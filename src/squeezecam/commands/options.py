@@ -29,7 +29,7 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="weights file: s
 Random = Annotated[bool, typer.Option("--random", help="random weights, no download")]
 Labels = Annotated[Path | None, typer.Option("--labels", help="class names: text, one a line, or JSON")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="pictures in one pass")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="pictures in one pass, at most")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
 At = Annotated[

@@ -19,6 +19,7 @@ from squeezecam.methods import default_method, usable
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
+from squeezecam.targets import class_targets
 from squeezecam.wording import number_of
 
 SHOWN_PEERS = ("grad-cam", "grad-cam++", "layercam", "eigen-cam")
@@ -182,14 +183,17 @@ def compare(
     if count < 1 or not tree.leaves(call):
         raise InputError("there is not a single picture to compare on")
     singles = [_single(inputs, i, count) for i in range(count)]
-    wanted = torch.as_tensor(target).reshape(-1).expand(count) if target is not None else None
+    wanted = _per_picture(target, count)
     maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
     seconds: dict[str, list[float]] = {m.name: [] for m in chosen}
     forwards, targets, confidence = [], [], []
     doubts: list[dict[str, list[str]]] = []
     for i, one in enumerate(singles):
         values = _forward(squeeze, one, name)
-        goal = values.argmax(1) if wanted is None else wanted[i : i + 1].to(values.device)
+        goals, _ = class_targets(None if wanted is None else wanted[i : i + 1], values, values)
+        if goals is None:
+            raise InputError(f"output '{name}' has shape {tuple(values.shape)}, expected one row of classes a picture")
+        goal = goals[:, 0]
         targets.append(int(goal))
         confidence.append(_confidence(squeeze, name, values, targets[-1]))
         times: dict[str, list[float]] = {m.name: [] for m in chosen}
@@ -229,6 +233,18 @@ def _default(squeeze: Squeeze, output: str) -> list[MapMethod]:
     own = usable(squeeze, output)
     own.sort(key=lambda name: name != default_method(squeeze, output))
     return [m for m in choose([*own, *SHOWN_PEERS, "all-channel-mean"]) if available(m)]
+
+
+def _per_picture(target: Any, count: int) -> Tensor | None:
+    if target is None:
+        return None
+    try:
+        given = torch.as_tensor(target).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"targets must be class indices, for all pictures or for each; got {target!r}") from None
+    if len(given) not in (1, count):
+        raise InputError(f"{len(given)} targets for {count} pictures: give one for all, or one for each")
+    return given.expand(count)
 
 
 def _single(inputs: Any, index: int, count: int) -> Any:

@@ -15,7 +15,6 @@ from squeezecam.fit.batches import Pick, split
 from squeezecam.focus import speaking_for
 from squeezecam.misfed import in_a_fit, named
 from squeezecam.module import Squeeze
-from squeezecam.refiner import check_refinable
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -62,7 +61,12 @@ class Pictures:
         self.stream, self.place = next(iter(squeeze.places.items()))
         self.path = squeeze.input_paths[self.stream]
         self.layout = torch.contiguous_format
-        check_refinable(len(self.place.grid), self.output)
+        rank = len(self.place.grid)
+        if rank != 2:
+            raise InputError(
+                f"tuning, refiner and locator are made for maps of height and width; that of output '{self.output}' "
+                f"has {rank} ax{'is' if rank == 1 else 'es'}: use method='class', which needs none of them"
+            )
 
     def choose_layout(self, batch: Any) -> None:
         """Channels last where that is faster, on a CPU, and the model takes it (``view`` may not)."""
