@@ -132,7 +132,7 @@ def test_more_features_than_memory_are_taken_evenly(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("squeezecam.fit.collecting.CACHE_LIMIT", size // 2)
     _, report = fitted(tmp_path)
     assert 0.3 * 90 < report.samples + report.held_out < 0.7 * 90
-    assert any("not used" in note for note in report.notes)
+    assert any("whose features would take too much memory" in note for note in report.notes)
 
 
 def test_labels_and_bad_samples_go_through_the_cache(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_labels_and_bad_samples_go_through_the_cache(tmp_path: Path) -> None:
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
     assert all(report.samples + report.held_out == 89 for report in reports)
-    assert all("1 samples with NaN" in report.notes[0] for report in reports)
+    assert all("left out 1 sample with NaN" in report.notes[0] for report in reports)
 
 
 def fit_in_a_group(out: Path, cache: Path | None, slow: float = 0.0) -> None:
