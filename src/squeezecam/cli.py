@@ -24,6 +24,7 @@ from squeezecam.commands.cli_parity import parity
 from squeezecam.commands.cli_train import train
 from squeezecam.commands.cli_video import video
 from squeezecam.errors import SqueezeError, SqueezeWarning
+from squeezecam.memory import keep_freed
 
 COMMANDS = (demo, explain, fit, train, video, compare, evaluate, parity, export, inspect)  # in the order of the help
 
@@ -84,6 +85,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
+    keep_freed()
     warnings.simplefilter("ignore")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", SqueezeWarning)

@@ -1,4 +1,4 @@
-"""Memory that is kept for the next batch: half of the time of a long fit on a CPU can go into getting it again."""
+"""Memory that is kept for the next batch: a good part of the time of a pass on a CPU can go into getting it again."""
 
 from __future__ import annotations
 

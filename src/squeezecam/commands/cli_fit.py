@@ -75,7 +75,6 @@ def fit(
     from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError
-    from squeezecam.memory import keep_freed
     from squeezecam.processes import first_only
 
     check_file(out)
@@ -113,7 +112,6 @@ def fit(
     if tune or refine or locate:
         with first_only(FitError) as here:
             if here:
-                keep_freed()
                 pictures = mixed_pictures(loaded, sources, min(batch_size, FEW), seed)
                 if tune:
                     tuned = squeeze.tune(pictures, inputs=as_it_is, output=output, seed=seed)
