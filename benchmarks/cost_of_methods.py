@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from squeezecam import load
+from squeezecam.memory import keep_freed
 from squeezecam.methods import usable
 from squeezecam.models.resolve import load_model
 
@@ -24,8 +25,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--keep-freed", action="store_true", help="keep freed memory, as the commands do")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.keep_freed and not keep_freed():
+        raise SystemExit("the C library here does not keep memory")
     model = load_model(arguments.model).model
     x = torch.rand(arguments.batch, 3, arguments.size, arguments.size) * 2 - 1
     squeeze = load(arguments.adapter, model, x[:1])
