@@ -73,9 +73,9 @@ def run_demo(
 
 
 def _maps(squeeze: Squeeze, data: DemoBatch, seed: int) -> dict[str, Tensor]:
-    """Maps ``(N, H, W)`` of the methods that need the block alone, and of the controls, by their labels, on the CPU."""
+    """Maps ``(N, H, W)`` of what needs the block at most, and of the controls, by their labels, on the CPU."""
     device = squeeze.block().expand.weight.device
-    methods = choose("published, contribution, class, controls")
+    methods = choose("published, contribution, class, focus, controls")
     found: dict[str, list[Tensor]] = {method.label: [] for method in methods}
     for start in range(0, len(data.images), BATCH):
         images = data.images[start : start + BATCH].to(device)
@@ -100,7 +100,7 @@ def _row(name: str, maps: Tensor, data: DemoBatch) -> dict[str, Any]:
 def _figure(squeeze: Squeeze, data: DemoBatch, maps: dict[str, Tensor]) -> Any:
     from PIL import Image
 
-    shown = ("published", "class", "all-channel mean", "centred Gaussian")
+    shown = ("published", "class", "focus", "all-channel mean", "centred Gaussian")
     arrays = (data.images[:SHOWN] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     with torch.no_grad():
         shown_images = data.images[:SHOWN].to(squeeze.block().expand.weight.device)
@@ -109,7 +109,13 @@ def _figure(squeeze: Squeeze, data: DemoBatch, maps: dict[str, Tensor]) -> Any:
     return comparison_grid(
         [Image.fromarray(a) for a in arrays],
         [[maps[name][i].numpy() for name in shown] for i in range(SHOWN)],
-        column_labels=["published (SE)", "class (SE)", "control: all-channel mean", "control: centred Gaussian"],
+        column_labels=[
+            "published (SE)",
+            "class (SE)",
+            "focus (SE)",
+            "control: all-channel mean",
+            "control: centred Gaussian",
+        ],
         row_labels=[f"predicted {DEMO_LABELS[c]} · {float(probabilities[i, c]):.1%}" for i, c in enumerate(best)],
         title="squeezecam demo: which part of the picture makes the digit?",
         footer="One forward pass per map. Handwritten digits among clutter, which network and block never saw.",
