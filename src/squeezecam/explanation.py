@@ -281,7 +281,7 @@ def _status(
     return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
 
 
-def doubts_of(squeeze: Squeeze, method: str, output: str, target: int | None = None) -> list[str]:
+def standing_doubts(squeeze: Squeeze, method: str, output: str, target: int | None = None) -> list[str]:
     """What is doubtful about every map of a method, whatever the picture, one line each."""
     chosen, fitted = recipe_for(squeeze, output, method, None, None, None), squeeze.fitted
     found = _of_every_map(squeeze, chosen, output, fitted=fitted, asked=target is not None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision, squeeze_positions
 from squeezecam.errors import InputError
-from squeezecam.explanation import doubts_of
+from squeezecam.explanation import standing_doubts
 from squeezecam.focus import focus_map, focused
 from squeezecam.locator import located_map
 from squeezecam.methods import METHODS, default_method
@@ -76,7 +76,7 @@ class Plain(nn.Module):
             )
         self.locator = squeeze.locator(self.output) if METHODS[self.method].aggregate == "focus" else None
         self.target = target
-        self.doubts = doubts_of(squeeze, self.method, self.output, target)
+        self.doubts = standing_doubts(squeeze, self.method, self.output, target)
         self.sides = squeeze.single[self.output] if self.output in squeeze.binary else None
         self.path = squeeze.outputs[self.output]
         self.input_path = squeeze.input_paths[self.stream]

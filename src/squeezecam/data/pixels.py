@@ -183,7 +183,8 @@ def _warn_of_unused_range(name: str, image: Image.Image) -> None:
     """Say, once in a process, that a picture of 16 bits holds fewer: what is meant as white would be nearly black."""
     if not image.mode.startswith("I") or _dark_named.is_set():
         return
-    low, high = np.asarray(image).min(), np.asarray(image).max()
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
     if low < 0 or not 0 < high < NEARLY_BLACK:
         return
     _dark_named.set()

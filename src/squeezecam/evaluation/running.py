@@ -276,7 +276,7 @@ def _estimate(
 
 
 def _imputing(pictures: Tensor, times: int) -> float:
-    """Seconds that ROAD spends on the pixels of one picture and method, from a picture of which half are gone."""
+    """Seconds that ROAD spends on the pixels of one picture and method, from a picture of which two thirds are gone."""
     if not times:
         return 0.0
     known = torch.rand(pictures[:1, 0].shape, generator=torch.Generator().manual_seed(0)).to(pictures.device) < 0.5
