@@ -674,14 +674,15 @@ def test_a_fitted_block_explains_by_the_published_rule(
     assert ran.code == 0
     assert "predictions unchanged" in ran.out
     assert "wrote new/a.safetensors" in ran.out
-    ran = run("explain", photo, "--model", model, "--adapter", "new/a.safetensors")
+    explain = ("explain", photo, "--model", model, "--adapter", "new/a.safetensors", "--method", "published")
+    ran = run(*explain)
     assert ran.code == 0
     assert "no adapter" not in ran.out
     found = results(tmp_path / "out")
     assert found["adapter"] == "new/a.safetensors"
     assert found["results"][0]["method"].startswith("published")
     assert "fitted for output" not in found["results"][0]["status"]
-    run("explain", photo, "--model", model, "--adapter", "new/a.safetensors", "--output", "years")
+    run(*explain, "--output", "years")
     assert (
         "the block was fitted for output 'kind', not for 'years'" in results(tmp_path / "out")["results"][0]["status"]
     )

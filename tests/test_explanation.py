@@ -178,8 +178,11 @@ def test_what_is_shown_by_default():
     model, x = ConvNet(), example()
     assert attached(model, x, fitted=False).explain(x).method == "class"
     squeeze = attached(model, x)
+    assert squeeze.explain(x).method == "class"  # it lies better, and has no need of the block
+    assert squeeze.explain(x, target=1).method == "class"
+    assert squeeze.explain(x, keep="all").method == "published, keep=all"  # rules choose among the gates
+    squeeze.heads.clear()
     assert squeeze.explain(x).method == "published"
-    assert squeeze.explain(x, target=1).method == "class"  # the published map knows no classes
 
 
 @pytest.mark.parametrize("method", ["published", "contribution"])
@@ -348,7 +351,7 @@ def test_shown_are_the_facts_and_no_tensors():
     x[1] = torch.nan
     assert repr(squeeze.explain(x)).splitlines() == [
         "Explanation of 3 samples",
-        "  method: published",
+        "  method: class",
         "  heatmap: 14 x 18, on the native grid 7 x 9",
         f"  target: class {', '.join(str(t) for t in squeeze.explain(x).target.tolist())}",
         f"  status: 2 ok; 1 {squeeze.explain(x).status[1]}",

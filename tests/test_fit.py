@@ -382,6 +382,12 @@ class TestBatchesAndErrors:
         assert len(said) == few
         assert not few or (said[0].startswith(f"{count} samples") and f"note: {said[0]}" in str(report))
 
+    def test_the_report_names_the_map_that_is_shown(self) -> None:
+        squeeze = attached()
+        report = squeeze.fit([pictures(60)[0]])
+        assert report.shown == squeeze.explain(pictures(2)[0]).method
+        assert f"map by default: {report.shown}" in str(report)
+
     def test_samples_that_are_all_alike_are_warned_of(self) -> None:
         one = pictures(1)[0]
         with pytest.warns(SqueezeWarning, match="all 60 samples look the same to the model"):

@@ -37,8 +37,8 @@ def x() -> Tensor:
     return batches(1)[0][:2]
 
 
-def statuses(squeeze: Squeeze, x: Tensor, **options: object) -> list[str]:
-    return squeeze.explain(x, **options).status  # type: ignore[arg-type]
+def statuses(squeeze: Squeeze, x: Tensor, method: str = "published") -> list[str]:
+    return squeeze.explain(x, method=method).status
 
 
 def as_data(layer: nn.Linear) -> None:
@@ -141,11 +141,11 @@ def test_each_part_belongs_to_the_weights_that_it_was_fitted_on(squeeze: Squeeze
 
 
 def test_explaining_waits_for_nothing_also_when_weights_have_moved(squeeze: Squeeze, x: Tensor) -> None:
-    squeeze.explain(x)  # whether a block has left its start is read once
-    assert waits(lambda: squeeze.explain(x)) == []
+    squeeze.explain(x, method="published")  # whether a block has left its start is read once
+    assert waits(lambda: squeeze.explain(x, method="published")) == []
     in_place(squeeze.model.fc)  # type: ignore[arg-type]
-    assert waits(lambda: squeeze.explain(x)) == []
-    explained = squeeze.explain(x)
+    assert waits(lambda: squeeze.explain(x, method="published")) == []
+    explained = squeeze.explain(x, method="published")
     squeeze.fit(batches(), progress=False)  # after the call, which tells of what was then
     assert all(SAID in line for line in explained.status)
 
@@ -160,11 +160,11 @@ def test_weights_are_looked_at_again_only_where_they_have_moved(
         return rough(tensor)
 
     monkeypatch.setattr("squeezecam.origin.rough", counted)
-    squeeze.explain(x)
+    squeeze.explain(x, method="published")
     assert looked == []
     in_place(squeeze.model.fc)  # type: ignore[arg-type]
-    squeeze.explain(x)
-    squeeze.explain(x)
+    squeeze.explain(x, method="published")
+    squeeze.explain(x, method="published")
     assert looked == [(5, 32)]
 
 

@@ -118,10 +118,10 @@ def test_r2_is_of_the_samples_held_out_and_of_the_readout_that_is_kept(monkeypat
     assert report.readouts["output"]["r2"] == pytest.approx(float(r2), abs=1e-4)
 
 
-def test_default_is_published_and_with_a_target_the_class_map() -> None:
+def test_default_is_the_class_map_of_a_readout_that_explains_enough() -> None:
     squeeze = fitted()
     x, _, _ = pictures(4, seed=1)
-    assert squeeze.explain(x).method.startswith("published")
+    assert squeeze.explain(x).method.startswith("class, read-out")
     assert squeeze.explain(x, target=1).method.startswith("class, read-out")
     several = squeeze.explain(x, target=[[0, 1]] * 4)
     assert several.heatmap.shape[:2] == (4, 2)
@@ -138,6 +138,8 @@ def test_a_low_r2_is_a_doubt() -> None:
     x, _, _ = pictures(2)
     assert all("R² 0.40" in line and "doubtful" in line for line in squeeze.explain(x, method="class").status)
     assert squeeze.explain(x, method="published").status == ["ok", "ok"]
+    assert squeeze.explain(x).method.startswith("published")
+    assert squeeze.explain(x, target=1).method.startswith("class")  # asked for a class, it is shown with the doubt
 
 
 def test_gated_pictures_add_up_to_the_readouts_own_logit() -> None:

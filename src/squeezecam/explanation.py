@@ -156,11 +156,12 @@ def explain(
             target), ``"focus"`` (where the object of the class is; :func:`squeezecam.focus.focus_map`, or what a
             locator learned, :meth:`Squeeze.locate`), and with a refiner (:meth:`Squeeze.refine`) ``"refined"`` (the
             class map as a mask).
-            None: the refined map where there is a refiner, unless ``score``, ``keep`` or ``aggregate`` is given, which
-            it has none of; else the published map once the block is fitted; before,
-            and where a target is given, the class map if the classification layer is known exactly or has a fitted
-            read-out, which ``method`` of the result then names with its R². Where features can be negative, the mean
-            of the kept channels is that of their positive parts, and the result says so.
+            None: the refined map where there is a refiner; else the class map if the classification layer is of a
+            known form or has a fitted read-out, which ``method`` of the result then names with its R²; else the
+            published map. That is shown also, once the block is fitted and unless a target is given, where there are
+            several streams or gates for every frame, where the read-out explains little, and where ``score``, ``keep``
+            or ``aggregate`` is given. Where features can be negative, the mean of the kept channels is that of their
+            positive parts, and the result says so.
         target: class to explain, for maps that depend on one: int, one per sample, a list of several per sample (one
             map each), or a function of the model's output that returns class indices. None: the predicted class.
         output: name of the output that scores and targets refer to, where there are several.

@@ -70,18 +70,24 @@ def usable(squeeze: Squeeze, output: str | None = None) -> list[str]:
 
 
 def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None, *, altered: bool = False) -> str:
-    """What ``None`` stands for: the refined map where there is a refiner, else the published map of a fitted block,
-    else the class map where the head is known. ``docs/evidence.md`` has the figures that this order rests on.
+    """What ``None`` stands for: the refined map where there is a refiner, else the class map, else the published one.
 
-    The class map of a known head needs no fit, and it is the one that a target changes; that of a read-out is shown
-    where a target is given. ``altered``: a score, keep rule or aggregation is put in the place of the method's, which
-    the refined map has none of.
+    ``docs/evidence.md`` has the figures that this order rests on. The published map is also what a fitted block shows
+    where it is that map which was found to lie best (several streams, a gate for every frame), where the class map is
+    of a read-out that explains little, and where a score, keep rule or aggregation is put in the place of the
+    method's (``altered``): these are changes of the published rule. A target always means the class map, since the
+    published one knows no classes.
     """
-    if squeeze.evidence(output) is None:
+    evidence = squeeze.evidence(output)
+    if evidence is None:
         return "published"
     if squeeze.refiner(output) is not None and not altered:
         return "refined"
-    return "published" if target is None and squeeze.fitted else "class"
+    if target is not None or not squeeze.fitted:
+        return "class"
+    streams = len(squeeze.places) > 1 or squeeze.per_frame
+    explains_little = isinstance(evidence, ReadoutHead) and evidence.doubt() is not None
+    return "published" if altered or streams or explains_little else "class"
 
 
 def recipe_for(

@@ -23,6 +23,7 @@ from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
+from squeezecam.methods import default_method
 from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
 from squeezecam.origin import FIT
@@ -206,7 +207,8 @@ def _fit_collected(
         objective=objective, train=train, task=task, output=output, mode=cache.mode,
         samples=len(fitting) + len(stopping), held_out=len(held), seed=seed, settings=settings, history=history,
         seconds={"features": round(collected - started, 2), "fit": round(fitted - collected, 2)},
-        notes=[*_notes(squeeze, cache, found), *said], readouts=readouts, **found,
+        notes=[*_notes(squeeze, cache, found), *said], readouts=readouts, shown=default_method(squeeze, output),
+        **found,
     )  # fmt: skip
     squeeze.fit_info = {
         "objective": objective, "train": train, "task": task, "output": output,
@@ -398,5 +400,5 @@ def _fit_all(
     return FitReport(
         objective="task", train="all", task=chosen, output=output, mode=cache.mode, samples=len(cache), held_out=0,
         seed=seed, settings={"epochs": epochs, "lr": lr}, history=history, notes=notes, readouts=readouts,
-        seconds={"fit": round(fitted - started, 2)}, **found,
+        seconds={"fit": round(fitted - started, 2)}, shown=default_method(squeeze, output), **found,
     )  # fmt: skip

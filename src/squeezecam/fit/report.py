@@ -36,6 +36,7 @@ class FitReport:
         seconds: of the feature pass and of the fit itself.
         readouts: for every output whose classification layer is no known form: R² of the class read-out on the samples
         held out (``r2``), and what it squeezes (``pools``, per stream).
+        shown: the method whose map ``explain`` shows from now on where none is named.
 
     """
 
@@ -60,6 +61,7 @@ class FitReport:
     history: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     readouts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shown: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as plain values, for JSON."""
@@ -90,6 +92,9 @@ class FitReport:
                 f"class read-out of '{name}' (its head is no known form): R² {found['r2']:.2f} on the samples held "
                 f"out, from the {pools} of each channel"
             )
+        if self.shown:
+            own = "" if self.shown == "published" else "; method='published' shows the channels that the gates choose"
+            lines.append(f"map by default: {self.shown}{own}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
