@@ -131,6 +131,18 @@ def test_frames_in_the_batch_are_time() -> None:
         assert read_layout(node.axes, node.shape, batch) == ("(n t) c h w", (7, 3, 5))
 
 
+def test_an_axis_of_which_one_is_left_keeps_its_place() -> None:
+    strided = nn.Sequential(nn.Conv3d(3, 4, (2, 4, 4), (2, 4, 4)), nn.Conv3d(4, 6, (3, 1, 1)))
+    for model, x, expected in (
+        (strided, torch.randn(2, 3, 6, 12, 20), ("n c t h w", (1, 3, 5))),
+        (nn.Conv2d(3, 4, (12, 4), 4), torch.randn(2, 3, 12, 20), ("n c h w", (1, 5))),
+        (nn.Conv2d(3, 4, (4, 20), 4), torch.randn(2, 3, 12, 20), ("n c h w", (3, 1))),
+    ):
+        graph, _ = trace(model, (x,), {})
+        node = graph.nodes[graph.outputs[0][1]]
+        assert read_layout(node.axes, node.shape, 2) == expected
+
+
 def test_regroup_splits_and_merges() -> None:
     axes = ((Factor("n", 2),), (Factor("h", 4),), (Factor("w", 6),))
     split = regroup(axes, (2, 2, 2, 6))

@@ -62,9 +62,11 @@ def focused(
 
 def gathered(seen: Tensor, outline: Tensor, speaking: Tensor) -> Tensor:
     """The formula of :func:`focus_map` from f and p on the finer grid ``(N, *S')``, and f as it was, ``(N, *S)``."""
-    *_, height, width = seen.shape
-    close = heatmap.over_maximum(heatmap.through_gaussian(speaking.relu(), (height, width), AROUND))
-    return (seen * (ELSEWHERE + outline)) ** SHARPER * close
+    line = seen.ndim == 2  # a map over time alone is one of height 1
+    *_, height, width = seen[:, None].shape if line else seen.shape
+    spoken = speaking[:, None] if line else speaking
+    close = heatmap.over_maximum(heatmap.through_gaussian(spoken.relu(), (height, width), AROUND))
+    return (seen * (ELSEWHERE + outline)) ** SHARPER * (close[:, 0] if line else close)
 
 
 def spread_alike(
@@ -107,8 +109,8 @@ def speaking_for(
 
 def on_finer_grid(speaking: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
     """f and p of :func:`focus_map` from maps ``(N, *S)`` and ``(N, *S')``, on the finer grid of the first."""
-    *before, height, width = speaking.shape[1:]
-    fine = (*before, FINER * height, FINER * width)
+    size = speaking.shape[1:]
+    fine = (*size[:-2], *(FINER * side for side in size[-2:]))
     seen, outline = (
         heatmap.over_maximum(heatmap.upsample(maps.relu(), fine, "spline", empty_outside=True))
         for maps in (speaking, component)

@@ -9,6 +9,8 @@ from squeezecam.layout import parse_layout
 
 _NAMES = {1: ("l",), 2: ("h", "w"), 3: ("t", "h", "w")}
 _SPARE = ("t", "h", "w", "d", "l", "f")
+_SINGLE = Factor("", 1)
+"""Stands for a position of which there is one: its axis has lost its name on the way."""
 
 
 def read_layout(
@@ -33,15 +35,15 @@ def read_layout(
         return None
     axes = tuple(_whole(axis, i) if i != channel else axis for i, axis in enumerate(axes))
     parts = [_opened(axis) for axis in axes]
-    positions = [f for i, (factors, _, _) in enumerate(parts) if i != channel for f in factors if f.label != BATCH]
-    empty = sum(1 for i, (factors, _, _) in enumerate(parts) if i != channel and not factors)
-    labels = [f.label for f in positions]
-    if len(set(labels)) != len(labels) or TOKENS in labels or STACKED in labels or not 1 <= len(labels) + empty <= 3:
+    slots = [f for i, (factors, _, _) in enumerate(parts) if i != channel for f in factors or (_SINGLE,)]
+    slots = [f for f in slots if f.label != BATCH]
+    labels = [f.label for f in slots if f is not _SINGLE]
+    if len(set(labels)) != len(labels) or TOKENS in labels or STACKED in labels or not 1 <= len(slots) <= 3:
         return None
     tokens = _lone_tokens(axes, shape, channel)
     if pictures and tokens is not None:
         return tokens
-    names = iter(_named(positions, empty))
+    names = iter(_named(slots))
     sizes: dict[str, int] = {}
     text = []
     for i, (factors, before, after) in enumerate(parts):
@@ -49,7 +51,7 @@ def read_layout(
             text.append("c")
             continue
         inside = []
-        for factor in factors or (Factor("", 1),):
+        for factor in factors or (_SINGLE,):
             name = "n" if factor.label == BATCH else next(names)
             inside.append(name)
             if name != "n":
@@ -103,18 +105,16 @@ def _lone_tokens(axes: Axes, shape: tuple[int, ...], channel: int) -> tuple[str,
     return None
 
 
-def _named(positions: list[Factor], empty: int) -> list[str]:
+def _named(slots: list[Factor]) -> list[str]:
     """One name per position, in order: known names stay, the others get those that are usual for the number of
-    positions.
+    positions, and what is left goes to the positions of which there is one.
     """
-    taken = {f.label for f in positions if not f.label.startswith(UNKNOWN)}
-    usual = _NAMES[len(positions) + empty]
-    spare = [name for name in (*usual, *_SPARE) if name not in taken]
-    spare = list(dict.fromkeys(spare))
-    order = sorted((f for f in positions if f.label.startswith(UNKNOWN)), key=lambda f: _origin(f.label))
+    taken = {f.label for f in slots if f is not _SINGLE and not f.label.startswith(UNKNOWN)}
+    spare = [name for name in dict.fromkeys((*_NAMES[len(slots)], *_SPARE)) if name not in taken]
+    order = sorted((f for f in slots if f.label.startswith(UNKNOWN)), key=lambda f: _origin(f.label))
     given = {f.label: spare[i] for i, f in enumerate(order)}
-    names = [f.label if f.label in taken else given[f.label] for f in positions]
-    return names + spare[len(order) : len(order) + empty]
+    left = iter(spare[len(order) :])
+    return [next(left) if f is _SINGLE else given.get(f.label, f.label) for f in slots]
 
 
 def _origin(label: str) -> tuple[int, ...]:

@@ -38,6 +38,11 @@ class Column:
     digits: int = 3
 
     @property
+    def flat(self) -> bool:
+        """Whether only maps with height and width have this figure."""
+        return bool(self.needs & {"levels", "morf", "lerf", "channels"})
+
+    @property
     def own(self) -> bool:
         """Whether only methods that choose channels have this figure."""
         return "channels" in self.needs
@@ -83,23 +88,28 @@ DEFAULT = (
 """Those about the place of the object are left out where there are no boxes or masks."""
 
 
-def choose_columns(names: str | Iterable[str] | None, *, truth: bool) -> list[Column]:
+def choose_columns(names: str | Iterable[str] | None, *, truth: bool, rank: int = 2) -> list[Column]:
     """Columns by name, or by label (``I-D``, ``pointing``); None: the default set. ``all``: slow ones included.
 
-    The area always stands beside the rest: a broad map does well in one metric, a tight one in another.
+    The area always stands beside the rest: a broad map does well in one metric, a tight one in another. ``rank`` is the
+    number of axes of the maps.
 
     Raises:
-        InputError: an unknown name, or one that needs boxes or masks where there are none.
+        InputError: an unknown name, one that needs boxes or masks where there are none, or one that only pictures have.
 
     """
+
+    def pool(of: Iterable[str]) -> list[Column]:
+        columns = [COLUMNS[name] for name in of]
+        return [c for c in columns if (truth or "truth" not in c.needs) and (rank == 2 or not c.flat)]
+
     if names is None:
-        return [COLUMNS[name] for name in DEFAULT if truth or "truth" not in COLUMNS[name].needs]
+        return pool(DEFAULT)
     chosen: dict[str, Column] = {}
     for name in names.split(",") if isinstance(names, str) else names:
         plain = _plain(name)
         if plain in ("all", "default"):
-            pool = list(COLUMNS) if plain == "all" else list(DEFAULT)
-            found = [COLUMNS[n] for n in pool if truth or "truth" not in COLUMNS[n].needs]
+            found = pool(COLUMNS if plain == "all" else DEFAULT)
         else:
             found = [c for c in COLUMNS.values() if plain in (_plain(c.name), _plain(c.label))]
         if not found:
@@ -108,6 +118,8 @@ def choose_columns(names: str | Iterable[str] | None, *, truth: bool) -> list[Co
         for column in found:
             if "truth" in column.needs and not truth:
                 raise InputError(f"'{column.name}' needs to know where the object is: give boxes or masks")
+            if column.flat and rank != 2:
+                raise InputError(f"'{column.name}' is for pictures; the maps of this model have {rank} axes")
             chosen.setdefault(column.name, column)
     chosen.pop("map_area", None)
     return [*chosen.values(), COLUMNS["map_area"]]

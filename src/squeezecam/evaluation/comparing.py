@@ -32,13 +32,13 @@ class Comparison:
 
     Attributes:
         methods: in the order of the columns.
-        maps: ``{method: (N, H, W)}``, raw.
+        maps: ``{method: (N, H, W)}``, raw; of clips ``(N, T, H, W)``.
         seconds: ``{method: (N,)}``, of one map, each picture alone; the fastest of three runs after a first one, since
             other work on the machine only ever adds (slow methods: one run).
         forward: ``(N,)`` seconds of a plain forward pass, measured in turn with the methods.
         target: class per picture, ``(N,)``.
         confidence: probability of that class (the value itself where there are no classes), ``(N,)``.
-        pictures: the network's own inputs, stretched to 0..1 when drawn.
+        pictures: the network's own inputs, stretched to 0..1 when drawn; of clips a few frames are.
         doubts: of squeezecam's own methods what is doubtful about each map, ``{method: N lines}``, empty lines where
             nothing is; methods without any doubt are left out.
 
@@ -104,7 +104,8 @@ class Comparison:
         """One row per picture, one column per method, as a PIL image.
 
         Args:
-            pictures: the originals as PIL images; None: the network's own inputs.
+            pictures: the originals as PIL images; None: the network's own inputs. Clips are always drawn from these:
+                up to four of their frames, evenly spaced, row by row.
             row_labels: names of the rows; None: class and confidence.
             boxes: per picture the part of the original that the network saw.
             scale: ``per map``: methods differ in unit, so each map has its own, with the numbers below it; see
@@ -115,15 +116,29 @@ class Comparison:
 
         """
         from squeezecam.render.compare import comparison_grid
+        from squeezecam.render.mosaic import frame_words, mosaic
 
-        shown = [_picture(tensor) for tensor in self.pictures] if pictures is None else list(pictures)
+        axes = next(iter(self.maps.values())).ndim - 1
+        if axes not in (2, 3):
+            raise InputError(f"a comparison is drawn of maps with height and width; these have {axes} axis over time")
+        clips = axes == 3
+        if clips and pictures is not None:
+            raise InputError("clips are drawn from what the model takes: leave pictures out")
+        shown = [_picture(tensor) for tensor in self._drawn()] if pictures is None else list(pictures)
         labels = row_labels or [
             f"class {t} · {c:.1%}" for t, c in zip(self.target.tolist(), self.confidence.tolist(), strict=True)
         ]
+        if clips:
+            words = frame_words(next(iter(self.maps.values())).shape[1])
+            labels = [f"{label} · {words}" for label in labels]
         forward = _time(float(self.forward.median()))
+        columns = [self.maps[method.name] for method in self.methods]
         return comparison_grid(
             shown,
-            [[self.maps[m.name][i].float().cpu().numpy() for m in self.methods] for i in range(len(self))],
+            [
+                [(mosaic(one[i]) if clips else one[i]).float().cpu().numpy() for one in columns]
+                for i in range(len(self))
+            ],
             column_labels=[f"control: {m.label}" if m.kind == "control" else m.label for m in self.methods],
             row_labels=labels,
             captions=self.captions(),
@@ -135,6 +150,16 @@ class Comparison:
             footer=f"Below each map: its time for this picture alone, and that in plain forward passes ({forward}), "
             "measured in the same run.",
         )
+
+    def _drawn(self) -> Tensor:
+        """Pictures ``(N, C, H, W)``, of clips their mosaics."""
+        from squeezecam.render.mosaic import mosaic
+
+        size = next(iter(self.maps.values())).shape[1:]
+        if len(size) == 2:
+            return self.pictures
+        clips = self.pictures if self.pictures.shape[2:] == size else self.pictures.transpose(1, 2)
+        return mosaic(clips, between=float(clips.max()))
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write :meth:`plot` to ``path`` (``.png``, ``.jpg`` or ``.webp``)."""
@@ -158,7 +183,7 @@ def compare(
 
     Args:
         squeeze: from :func:`squeezecam.attach`.
-        inputs: what the model takes, a batch.
+        inputs: what the model takes, a batch of pictures or clips.
         methods: as for :func:`squeezecam.evaluate`; None: squeezecam's own, Grad-CAM, Grad-CAM++, LayerCAM, Eigen-CAM
             and the mean of all channels as control.
         target: class for all pictures, or one per picture; None: the predicted one.
@@ -171,7 +196,7 @@ def compare(
     ``doubts`` and on the picture.
 
     Raises:
-        InputError: unknown names, or a model without one map with height and width per picture.
+        InputError: unknown names, or a model with several maps a picture.
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
@@ -234,7 +259,8 @@ def compare(
 def _default(squeeze: Squeeze, output: str) -> list[MapMethod]:
     own = usable(squeeze, output)
     own.sort(key=lambda name: name != default_method(squeeze, output))
-    return [m for m in choose([*own, *SHOWN_PEERS, "all-channel-mean"]) if available(m)]
+    peers = SHOWN_PEERS if all(len(place.grid) in (2, 3) for place in squeeze.places.values()) else ()
+    return [m for m in choose([*own, *peers, "all-channel-mean"]) if available(m)]
 
 
 def _per_picture(target: Any, count: int) -> Tensor | None:

@@ -14,8 +14,10 @@ Group = tuple[list[int], Tensor, list[Item]]
 Loaded = tuple[list[Group], list[tuple[str, str]]]
 
 
-def load(source: Source, indices: Sequence[int], names: Sequence[str], report: Callable[[str], None]) -> Loaded:
-    """Pictures of one shape together, and what could not be read."""
+def load(
+    source: Source, indices: Sequence[int], names: Sequence[str], rank: int, report: Callable[[str], None]
+) -> Loaded:
+    """Pictures of one shape together, for maps of ``rank`` axes, and what could not be read."""
     groups: dict[tuple[int, ...], tuple[list[int], list[Item]]] = {}
     failures = []
     for index in indices:
@@ -25,7 +27,7 @@ def load(source: Source, indices: Sequence[int], names: Sequence[str], report: C
             failures.append((names[index], str(error)))
             report(str(error))
             continue
-        check_picture(item.picture, names[index])
+        check_picture(item.picture, names[index], rank)
         found = groups.setdefault(tuple(item.picture.shape), ([], []))
         found[0].append(index)
         found[1].append(item)

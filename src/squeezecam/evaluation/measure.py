@@ -51,7 +51,7 @@ DELETION_BASE: Base = "mean"
 
 @dataclass(frozen=True)
 class Truth:
-    """Where the objects are: masks ``(N, H, W)`` and per sample boxes ``(B, 4)`` in the network's frame."""
+    """Where the objects are: masks ``(N, *S)``, and of pictures per sample boxes ``(B, 4)`` in the network's frame."""
 
     masks: Tensor
     boxes: Sequence[Tensor]
@@ -83,7 +83,7 @@ def measure(
     steps: int,
     batch_size: int,
 ) -> Measured:
-    """Maps of ``methods`` for pictures ``(N, C, H, W)``, and ``columns`` for each; ``target`` None: as predicted."""
+    """Maps of ``methods`` for pictures ``(N, C, *S)``, and ``columns`` for each; ``target`` None: as predicted."""
     needs = frozenset().union(*(column.needs for column in columns))
     model = Remembering(subject.predict)
     _, first = _timed(lambda: subject.predict(pictures), pictures)
@@ -106,6 +106,7 @@ def measure(
     for method in methods:
         explain = partial(_explain, subject, method, target)
         maps, seconds[method.name] = _timed(partial(explain, pictures, seeds), pictures)
+        _check_size(method, maps, pictures)
         parts = _parts(
             needs, model, explain, pictures, maps, full, target, kind, bases, seeds, steps=steps, batch_size=batch_size
         )
@@ -126,6 +127,16 @@ def measure(
 
 def _explain(subject: Subject, method: MapMethod, target: Tensor, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
     return method(subject.squeeze, subject.make_inputs(pictures), target, output=subject.output, seeds=seeds)
+
+
+def _check_size(method: MapMethod, maps: Tensor, pictures: Tensor) -> None:
+    if maps.shape[1:] != pictures.shape[2:]:
+        raise InputError(
+            f"a map of {method.label} has shape {tuple(maps.shape[1:])}, a picture {tuple(pictures.shape[1:])}, which "
+            "is not the same after its first axis, the channels. Pictures are (C, H, W) and clips (C, T, H, W); where "
+            "the model takes them otherwise, make_inputs= turns them round: lambda clips: clips.transpose(1, 2) for "
+            "frames before channels"
+        )
 
 
 def _timed(work: Callable[[], Tensor], like: Tensor) -> tuple[Tensor, float]:
@@ -184,7 +195,7 @@ def _sensitivity(
 ) -> Tensor:
     """Largest relative change of the map when every value moves by up to 2 % of the picture's own range."""
     flat = pictures.flatten(1)
-    span = (flat.amax(1) - flat.amin(1)).view(-1, 1, 1, 1) * SENSITIVITY_SHARE
+    span = (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (pictures.ndim - 1)) * SENSITIVITY_SHARE
     generator = torch.Generator().manual_seed(0)
     draw = 0
 

@@ -25,12 +25,12 @@ def paced(subject: Subject, pictures: Tensor, batch_size: int) -> tuple[Subject,
 
     Args:
         subject: the model.
-        pictures: some, ``(N, C, H, W)``, on its device.
+        pictures: some, ``(N, C, *S)``, on its device.
         batch_size: most pictures in one pass.
 
     """
     size = at_once(pictures, batch_size)
-    if pictures.device.type != "cpu":
+    if pictures.device.type != "cpu" or pictures.ndim != 4:
         return subject, size
     faster = replace(subject, make_inputs=_ChannelsLast(subject.make_inputs))
     some = pictures[:2]

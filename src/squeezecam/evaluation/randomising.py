@@ -127,7 +127,7 @@ def run_randomise(
     with Progress(progress if first else False) as bar, bar.task("randomising", len(order) * stage_count) as advance:
         advance(sum(len(chunks[number]) for number in store.chunks if number < len(chunks)) * stage_count)
         for number in left:
-            groups, failures = load(source, chunks[number], names, report)
+            groups, failures = load(source, chunks[number], names, subject.rank, report)
             found: dict[str, Any] = {"records": [], "failures": failures, "stages": []}
             for group in groups:
                 records, found["stages"] = _group(
@@ -204,7 +204,7 @@ def _group(
         for method in methods:
             after = maps(changed, method)
             values[method.name]["spearman"].append(spearman(before[method.name], after).cpu())
-            values[method.name]["ssim"].append(ssim(before[method.name], after).cpu())
+            values[method.name]["ssim"].append(_similarity(before[method.name], after).cpu())
         advance(len(indices))
     advance(len(indices) * (stage_count - len(planned)))
     records = [
@@ -219,3 +219,10 @@ def _group(
         for i, index in enumerate(indices)
     ]
     return records, planned
+
+
+def _similarity(before: Tensor, after: Tensor) -> Tensor:
+    """SSIM ``(N,)``; of clips the mean over their frames, of a map over time that of its one line."""
+    if before.ndim == 2:
+        before, after = before[:, None], after[:, None]
+    return ssim(before.flatten(0, -3), after.flatten(0, -3)).view(len(before), -1).mean(1)

@@ -63,17 +63,19 @@ def evaluate(
     Args:
         squeeze: from :func:`squeezecam.attach`, fitted or not.
         images: pictures as the model takes them: a tensor ``(N, C, H, W)``, or anything with a length whose items are
-            ``(C, H, W)`` (or tuples that begin with it).
+            ``(C, H, W)`` (or tuples that begin with it). For a model whose map has frames (or slices): clips ``(C, T,
+            H, W)``; the curves then exchange points of the clip, in space and time.
         methods: names, groups (``own``, ``peers``, ``controls``, ``slow``), or :class:`~squeezecam.peers.MapMethod`;
             None: squeezecam's own, Grad-CAM, LayerCAM and Eigen-CAM. The four controls are always added.
         metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.
         boxes: per image ``(B, 4)``: x0, y0, x1, y1 in pixels of the picture that the model takes.
-        masks: ``(N, H, W)``, non-zero on the object, in place of boxes.
+        masks: ``(N, H, W)``, of clips ``(N, T, H, W)``, non-zero on the object, in place of boxes.
         target: class for all images, or one per image; None: the predicted one.
         names: of the images, for the results.
         subsets: ``{name: flag per image}``, reported beside all images.
         output: name of one of several outputs.
-        make_inputs: a batch of pictures to what the model takes; None needed where that is one tensor.
+        make_inputs: a batch of pictures to what the model takes, where that is not this one tensor: ``lambda clips:
+            clips.transpose(1, 2)`` for a model that takes frames before channels.
         steps: of the insertion curve (from a blurred picture) and the deletion curve (to the picture's mean colour).
         batch_size: pictures at a time, and most pictures in one pass.
         sample: only so many, drawn with ``seed``.
@@ -122,7 +124,7 @@ def run(
     if steps < 1 or batch_size < 1 or (sample is not None and sample < 1):
         raise InputError(f"steps, batch_size and sample must be at least 1, got {steps}, {batch_size} and {sample}")
     chosen = with_controls(subject, methods)
-    columns = choose_columns(metrics, truth=source.truth)
+    columns = choose_columns(metrics, truth=source.truth, rank=subject.rank)
     processes.join()
     first = processes.rank() == 0
     folder = output_folder(out) if out is not None else None
@@ -146,7 +148,7 @@ def run(
     with Progress(progress if first else False) as bar, bar.task("evaluating", len(order)) as advance:
         advance(sum(len(chunks[number]) for number in range(len(chunks)) if number in store.chunks))
         for place, number in enumerate(left):
-            loaded = load(source, chunks[number], names, report)
+            loaded = load(source, chunks[number], names, subject.rank, report)
             if place == 0 and loaded[0]:
                 pictures = sum(len(chunks[n]) for n in left)
                 _estimate(subject, chosen, columns, loaded[0][0][1], pictures, steps, batch_size, speak)
@@ -182,7 +184,8 @@ def with_controls(subject: Subject, methods: str | Iterable[str | MapMethod] | N
     """The methods meant, controls at the end; of the default set only what this model and this installation allow."""
     if methods is None:
         own = usable(subject.squeeze, subject.output)
-        wanted = [m for m in choose([*own, *DEFAULT_PEERS]) if available(m)]
+        peers = DEFAULT_PEERS if subject.rank in (2, 3) else ()
+        wanted = [m for m in choose([*own, *peers]) if available(m)]
     else:
         wanted = choose(methods, own=usable(subject.squeeze, subject.output))
     extra = [m for m in choose("controls") if m.name not in {w.name for w in wanted}]
@@ -234,16 +237,17 @@ def _record(measured: Measured, index: int, name: str, subsets: list[str]) -> di
 
 
 def _truth(items: Sequence[Item], pictures: Tensor) -> Truth:
-    height, width = pictures.shape[-2:]
+    size = tuple(pictures.shape[2:])
     if all(item.mask is None for item in items):
+        if len(size) != 2:
+            points = ", ".join(map(str, size))
+            raise InputError(f"boxes are for pictures: give masks (N, {points}) that are non-zero on the object")
         boxes = [torch.zeros(0, 4) if item.boxes is None else item.boxes for item in items]
-        return Truth(boxes_to_mask(boxes, height, width), boxes)
-    masks = torch.stack([torch.zeros(height, width) if i.mask is None else i.mask.float() for i in items])
-    if masks.shape[1:] != (height, width):
-        raise InputError(
-            f"masks have {tuple(masks.shape[1:])} pixels, the pictures {(height, width)}: expected the same"
-        )
-    return Truth(masks != 0, mask_to_boxes(masks))
+        return Truth(boxes_to_mask(boxes, *size), boxes)
+    masks = torch.stack([torch.zeros(size) if i.mask is None else i.mask.float() for i in items])
+    if masks.shape[1:] != size:
+        raise InputError(f"masks have {tuple(masks.shape[1:])} pixels, the pictures {size}: expected the same")
+    return Truth(masks != 0, mask_to_boxes(masks) if len(size) == 2 else [])
 
 
 def _estimate(

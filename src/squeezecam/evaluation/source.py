@@ -17,7 +17,7 @@ from squeezecam.misfed import named
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: ``(C, H, W)`` as the model takes it, and where its object is, if that is known."""
+    """One picture or clip: ``(C, *S)`` as the model takes it, and where its object is, if that is known."""
 
     picture: Tensor
     boxes: Tensor | None = None
@@ -55,8 +55,12 @@ class Source(Protocol):
         ...
 
 
-def check_picture(picture: Any, name: str) -> None:
-    """Refuse what is no picture as a model takes it.
+FORMS = {1: "(C, T) for a map over time", 2: "(C, H, W)", 3: "(C, T, H, W) for a map with frames, or slices"}
+"""A picture, by the axes of the model's map."""
+
+
+def check_picture(picture: Any, name: str, rank: int | None = None) -> None:
+    """Refuse what is no picture for a map of ``rank`` axes; None: of any number.
 
     Raises:
         InputError: no tensor, or one of another number of axes.
@@ -67,8 +71,9 @@ def check_picture(picture: Any, name: str) -> None:
             f"image {name} is {named(picture)}; expected a tensor (C, H, W): make it one with the model's own "
             "preprocessing"
         )
-    if picture.ndim != 3:
-        raise InputError(f"image {name} has shape {tuple(picture.shape)}, expected (C, H, W)")
+    if rank is not None and picture.ndim != rank + 1:
+        form = FORMS.get(rank, f"channels and {rank} axes")
+        raise InputError(f"image {name} has shape {tuple(picture.shape)}, expected {form}")
 
 
 @dataclass

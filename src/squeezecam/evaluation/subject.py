@@ -53,6 +53,11 @@ class Subject:
         return "probabilities" if head is not None and head.link in ("softmax", "sigmoid") else "logits"
 
     @property
+    def rank(self) -> int:
+        """Axes of the map: 2 of a picture, 3 where there are frames or slices."""
+        return len(next(iter(self.squeeze.places.values())).grid)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next((p.device for p in self.squeeze.parameters()), torch.device("cpu"))
@@ -61,7 +66,8 @@ class Subject:
         """Raise where ``images`` are the inputs of a call, of a model of several, and not pictures."""
         inputs = list(images.values()) if isinstance(images, dict) else images
         is_call = isinstance(inputs, (tuple, list)) and all(
-            (isinstance(one, Tensor) and one.ndim != 3) or isinstance(one, (tuple, list, dict)) for one in inputs
+            (isinstance(one, Tensor) and one.ndim != self.rank + 1) or isinstance(one, (tuple, list, dict))
+            for one in inputs
         )
         if self._asks_for_more and is_call:
             raise InputError(f"expected pictures, one after the other, and got the inputs of a call: {self._how}")
@@ -109,7 +115,7 @@ class Remembering:
         self.known: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def learn(self, pictures: Tensor) -> Tensor:
-        """Ask once about ``pictures (N, C, H, W)`` and keep the answers; returns them."""
+        """Ask once about ``pictures (N, C, *S)`` and keep the answers; returns them."""
         answers = self.predict(pictures)
         self.known.append((pictures, self._sampled(pictures), answers))
         return answers

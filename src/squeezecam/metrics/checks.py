@@ -40,11 +40,12 @@ def maps_for_inputs(heatmap: Tensor, inputs: Tensor, *, rank: int | None = 2) ->
 
 
 def maps_and_masks(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Heatmaps (N, H, W) and object masks of the same shape, the masks as bool (non-zero is object)."""
-    maps = as_maps(heatmap)
+    """Heatmaps (N, *S) and object masks of the same shape, the masks as bool (non-zero is object)."""
+    maps = as_maps(heatmap, rank=None)
     if mask.shape != maps.shape:
         raise InputError(
-            f"heatmap has shape {shape_of(heatmap)} and mask has shape {shape_of(mask)}: expected the same (N, H, W)"
+            f"heatmap has shape {shape_of(heatmap)} and mask has shape {shape_of(mask)}: expected the same, (N, H, W) "
+            "or (N, T, H, W)"
         )
     return maps, mask.to(device=maps.device) != 0
 

@@ -26,10 +26,10 @@ def energy_pointing_game(
     """Share (N,) in [0, 1] of the map's energy inside the object; its value for a random map is the object's area.
 
     Args:
-        heatmap: (N, H, W), raw values. ``min-max`` scales each map to [0, 1] first, as the paper does; ``positive``
+        heatmap: (N, *S), raw values. ``min-max`` scales each map to [0, 1] first, as the paper does; ``positive``
             only sets negative values to 0. A map without any energy (constant, or never positive) has 0 on the object.
             A NaN map gives NaN.
-        mask: (N, H, W), non-zero on the object; NaN results where it is empty.
+        mask: (N, *S), non-zero on the object; NaN results where it is empty.
         normalise: see ``heatmap``.
     """
     maps, mask = maps_and_masks(heatmap, mask)

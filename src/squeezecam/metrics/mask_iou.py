@@ -22,8 +22,8 @@ def mask_iou(heatmap: Tensor, mask: Tensor, *, threshold: float = 0.5) -> Tensor
     """Intersection over union (N,) in [0, 1] of ``min_max(heatmap) >= threshold`` and the object.
 
     Args:
-        heatmap: (N, H, W), raw values; min-max normalised per map. A constant map marks nothing. NaN gives NaN.
-        mask: (N, H, W), non-zero on the object; NaN results where it is empty.
+        heatmap: (N, *S), raw values; min-max normalised per map. A constant map marks nothing. NaN gives NaN.
+        mask: (N, *S), non-zero on the object; NaN results where it is empty.
         threshold: above 0, up to 1. There is no best value for all methods: see ``max_box_acc``.
     """
     maps, mask = maps_and_masks(heatmap, mask)

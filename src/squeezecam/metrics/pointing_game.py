@@ -22,15 +22,17 @@ def pointing_game(heatmap: Tensor, mask: Tensor, *, tolerance: float = 0.0) -> T
     """1.0 for a hit, 0.0 for a miss, NaN where there is no object: (N,).
 
     Args:
-        heatmap: (N, H, W), raw values; no normalisation matters. Of several equal maxima the first in row-major order
+        heatmap: (N, *S), raw values; no normalisation matters. Of several equal maxima the first in row-major order
             is the point. A constant map points nowhere: a miss. A NaN map gives NaN.
-        mask: (N, H, W), non-zero on the object; for boxes :func:`~squeezecam.metrics.boxes_to_mask` (their union).
+        mask: (N, *S), non-zero on the object; for boxes :func:`~squeezecam.metrics.boxes_to_mask` (their union).
         tolerance: pixels; a hit is also a point whose Euclidean distance to the nearest object pixel is at most this.
-            The paper uses 15 on pictures of their original size; the default is 0.
+            The paper uses 15 on pictures of their original size; the default is 0. Pictures only, (N, H, W).
     """
     maps, mask = maps_and_masks(heatmap, mask)
     if not tolerance >= 0:
         raise InputError(f"tolerance is {tolerance}, expected 0 or more pixels")
+    if tolerance and maps.ndim != 3:
+        raise InputError(f"a tolerance in pixels is for maps (N, H, W); these have shape {tuple(maps.shape)}")
     flat = maps.flatten(1)
     point = flat.argmax(dim=1)
     if tolerance == 0:

@@ -21,10 +21,10 @@ IG_STEPS = 32
 PASSES = 16
 
 
-def window(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size of the occluding window and its stride, in pixels."""
-    sides = (max(1, round(height * WINDOW_SHARE)), max(1, round(width * WINDOW_SHARE)))
-    return sides, (max(1, sides[0] // 2), max(1, sides[1] // 2))
+def window(*size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Size of the occluding window and its stride in pictures (clips) of ``size``, in pixels (and frames)."""
+    sides = tuple(max(1, round(side * WINDOW_SHARE)) for side in size)
+    return sides, tuple(max(1, side // 2) for side in sides)
 
 
 def occlusion(
@@ -39,12 +39,12 @@ def occlusion(
     attr = require("captum.attr", "peers")
     with fronted(squeeze, inputs, output) as (front, pictures), torch.no_grad():
         wanted = front(pictures).argmax(1) if target is None else target.to(pictures.device)
-        (height, width), (down, across) = window(*pictures.shape[-2:])
+        sides, strides = window(*pictures.shape[2:])
         channels = pictures.shape[1]
         found = attr.Occlusion(front).attribute(
             pictures,
-            sliding_window_shapes=(channels, height, width),
-            strides=(channels, down, across),
+            sliding_window_shapes=(channels, *sides),
+            strides=(channels, *strides),
             baselines=0,
             target=wanted,
             perturbations_per_eval=max(1, PASSES // len(pictures)),
@@ -76,13 +76,15 @@ def integrated_gradients(
 
 
 def _drawn(attributions: Tensor) -> Tensor:
-    """``(N, C, H, W)`` as maps ``(N, H, W)``, at least 0, as captum draws them with ``sign="positive"``."""
+    """``(N, C, *S)`` as maps ``(N, *S)``, at least 0, as captum draws them with ``sign="positive"``."""
     return attributions.detach().sum(1).clamp_min(0).float()
 
 
 def _occlusion_cost(squeeze: Squeeze, shape: tuple[int, ...]) -> float:
-    (height, width), (down, across) = window(*shape[-2:])
-    return 1 + (1 + math.ceil((shape[-2] - height) / down)) * (1 + math.ceil((shape[-1] - width) / across))
+    sides, strides = window(*shape[1:])
+    return 1 + math.prod(
+        1 + math.ceil((whole - side) / stride) for whole, side, stride in zip(shape[1:], sides, strides, strict=True)
+    )
 
 
 def methods() -> list[MapMethod]:

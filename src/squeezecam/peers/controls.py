@@ -33,8 +33,8 @@ def own(name: str) -> Run:
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
         found = squeeze.explain(inputs, method=name, target=target, output=output).heatmap
-        if isinstance(found, dict) or found.ndim != 3:
-            raise InputError("comparisons are for models with one map with height and width per picture")
+        if isinstance(found, dict):
+            raise InputError(f"comparisons are of one map, and this model has one of each of {', '.join(found)}")
         maps: Tensor = found
         return maps
 
@@ -55,8 +55,8 @@ def _on_features(native: _Native) -> Run:
         with torch.no_grad(), evaluating(squeeze):
             _, captures = squeeze.capture(inputs)
         (stream, seen), *others = captures.items()
-        if others or seen.features.ndim != 4:
-            raise InputError("controls are for models with one map with height and width per picture")
+        if others:
+            raise InputError(f"controls are for one map, and this model has one of each of {', '.join(captures)}")
         features = seen.features.relu() if squeeze.signed[stream] else seen.features
         maps = native(features, _seeds(seeds, len(features)))
         return heatmap.upsample(maps, _size(squeeze, inputs)).clamp_min(0)
@@ -73,8 +73,7 @@ def _without_model(
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
     count, device = _batch(inputs)
-    place = next(iter(squeeze.places.values()))
-    grid = (place.grid[0], place.grid[1])
+    grid = next(iter(squeeze.places.values())).grid
     maps = torch.cat([random_map(1, grid, _generator(seed)) for seed in _seeds(seeds, count)])
     return heatmap.upsample(maps.to(device), _size(squeeze, inputs)).clamp_min(0)
 
@@ -110,12 +109,9 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
     return tree.batch_size(*call), tree.leaves(call)[0][1].device
 
 
-def _size(squeeze: Squeeze, inputs: Any) -> tuple[int, int]:
+def _size(squeeze: Squeeze, inputs: Any) -> tuple[int, ...]:
     stream, place = next(iter(squeeze.places.items()))
-    size = input_size(place, squeeze.input_paths[stream], tree.as_call(inputs))
-    if len(size) != 2:
-        raise InputError(f"controls are for maps with height and width, this model's have {len(size)} axes")
-    return size[0], size[1]
+    return input_size(place, squeeze.input_paths[stream], tree.as_call(inputs))
 
 
 def methods() -> list[MapMethod]:

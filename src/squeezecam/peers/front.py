@@ -19,7 +19,7 @@ from squeezecam.tap import Handler, evaluating, tapped
 
 
 class Front(nn.Module):
-    """``pictures (N, C, H, W) -> scores (N, K)`` of one output; the map passes through ``tap`` as ``(N, C, H, W)``.
+    """``pictures (N, C, *S) -> scores (N, K)`` of one output; the map passes through ``tap`` as ``(N, C, *S)``.
 
     A library hooks, differentiates or replaces ``tap`` as it would a layer, wherever the place is (a module's input or
     output, channels first or last, tokens, an item of a tuple). The tensor that goes on is a copy, so that an
@@ -31,7 +31,7 @@ class Front(nn.Module):
         output: name of the output.
 
     Raises:
-        InputError: not one picture tensor, or not one map with two axes.
+        InputError: not one tensor of pictures or clips, or not one map with as many axes.
 
     """
 
@@ -41,11 +41,12 @@ class Front(nn.Module):
         self.squeeze = squeeze
         self.output = squeeze.output_name(output)
         self.call = tree.as_call(inputs)
-        self.path, self.pictures = picture_of(inputs)
-        if len(squeeze.places) != 1 or len(next(iter(squeeze.places.values())).grid) != 2:
+        ranks = [len(place.grid) for place in squeeze.places.values()]
+        self.path, self.pictures = picture_of(inputs, ranks[0])
+        if len(ranks) != 1 or ranks[0] not in (2, 3):
             raise InputError(
-                "other libraries' methods are for one map with height and width per picture; this model has "
-                + "; ".join(place.describe() for place in squeeze.places.values())
+                "other libraries' methods are for one map with height and width per picture, or frames too per clip; "
+                "this model has " + "; ".join(place.describe() for place in squeeze.places.values())
             )
         (self.stream, self.place), *_ = squeeze.places.items()
         self.runner: HeadRunner | None = None
@@ -100,12 +101,13 @@ class Front(nn.Module):
         return repacked(layout, tensor, self.tap(features).clone())
 
 
-def picture_of(inputs: Any) -> tuple[tree.Path, Tensor]:
-    """Where the pictures ``(N, C, H, W)`` are in ``(args, kwargs)``, and the pictures."""
+def picture_of(inputs: Any, rank: int = 2) -> tuple[tree.Path, Tensor]:
+    """Where the pictures ``(N, C, H, W)`` (clips, where the map has 3 axes) are in ``(args, kwargs)``, and these."""
     found = tree.leaves(tree.as_call(inputs))
-    if len(found) != 1 or found[0][1].ndim != 4 or not found[0][1].is_floating_point():
+    if len(found) != 1 or found[0][1].ndim != rank + 2 or not found[0][1].is_floating_point():
         shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in found) or "no tensor"
-        raise InputError(f"other libraries' methods take one tensor of pictures (N, C, H, W); the model takes {shapes}")
+        form = "pictures (N, C, H, W)" if rank == 2 else "clips (N, C, T, H, W)"
+        raise InputError(f"other libraries' methods take one tensor of {form}; the model takes {shapes}")
     return found[0]
 
 

@@ -45,6 +45,11 @@ def cam(kind: str, *, per_channel: bool = False) -> Run:
         library = require(PACKAGE, "peers")
         targets = require(f"{PACKAGE}.utils.model_targets", "peers")
         with fronted(squeeze, inputs, output) as (front, pictures):
+            if per_channel and pictures.ndim != 4:
+                shape = tuple(pictures.shape)
+                raise InputError(
+                    f"{kind} of pytorch-grad-cam takes pictures (N, C, H, W), and these have shape {shape}"
+                )
             if target is None:
                 with torch.no_grad():
                     target = front(pictures).argmax(1)

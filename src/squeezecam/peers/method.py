@@ -25,7 +25,7 @@ class Run(Protocol):
         output: str | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Raw maps ``(N, H, W)`` at the input's height and width; ``seeds``: one per sample, for what is random."""
+        """Raw maps ``(N, *S)`` of the input's size; ``seeds``: one per sample, for what is random."""
         ...
 
 
@@ -38,7 +38,7 @@ class MapMethod:
         label: as tables and pictures show it.
         kind: ``"own"``, ``"peer"`` or ``"control"``.
         run: makes the maps.
-        cost: about how many forward passes one image takes, from the squeeze and the picture's shape ``(C, H, W)``.
+        cost: about how many forward passes one image takes, from the squeeze and the picture's shape ``(C, *S)``.
         slow: only run when asked for by name.
         library: package that has to be installed, or None.
         reference: where the method comes from.
@@ -63,5 +63,5 @@ class MapMethod:
         output: str | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Raw maps ``(N, H, W)`` of what ``squeeze`` does with ``inputs``, for the classes ``target (N,)``."""
+        """Raw maps ``(N, *S)`` of what ``squeeze`` does with ``inputs``, for the classes ``target (N,)``."""
         return self.run(squeeze, inputs, target, output=output, seeds=seeds)
