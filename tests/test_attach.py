@@ -194,6 +194,19 @@ def test_a_place_without_gradients_warns_in_training_only(how):
         squeeze.train()(x.requires_grad_())
 
 
+def test_a_part_that_runs_again_in_the_backward_pass_is_refused_in_training_only():
+    class Segmented(ConvNet):
+        def forward(self, x):
+            return self.fc(checkpoint(self.features, x, use_reentrant=False).mean((2, 3)))
+
+    model, x = Segmented().eval(), torch.randn(3, 2, 14, 18)
+    squeeze = leave_identity(squeezecam.attach(model, x, apply="gate"))
+    squeeze.explain(x)
+    with pytest.raises(InputError, match=r"output of features.* runs under activation checkpointing"):
+        squeeze.train()(x)
+    squeezecam.attach(model, x).train()(x).sum().backward()  # a block that only watches is in nobody's way
+
+
 # --- flags, hooks, exceptions ---------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import squeezecam
 from conftest import ConvNet, Planted, leave_identity
@@ -37,6 +38,7 @@ from squeezecam.metrics import (
     road_combined,
 )
 from squeezecam.peers import MapMethod, registry
+from squeezecam.render.explained import caption
 
 CONTROLS = ["all-channel-mean", "random-channels", "random-map", "centred-gaussian"]
 
@@ -159,6 +161,42 @@ def test_box_accuracies_survive_as_digits() -> None:
 def table_of(evaluation: Evaluation) -> dict[str, Any]:
     found = evaluation.as_dict()
     return {"tables": found["tables"], "records": evaluation.records, "failures": found["failures"]}
+
+
+class Ending(nn.Module):
+    """A hidden layer, whose logits come out as they are or as probabilities."""
+
+    def __init__(self, link: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU())
+        self.fc, self.link = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), link
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = 5 * self.fc(self.features(x).mean((2, 3)))
+        return {"identity": logits, "softmax": logits.softmax(1), "sigmoid": logits.sigmoid()}[self.link]
+
+
+@pytest.mark.parametrize("link", ["identity", "softmax", "sigmoid", "multi-label"])
+def test_what_a_model_ends_with_decides_what_its_confidence_is(link: str) -> None:
+    x, _ = blobs(60)
+    model = Ending("identity" if link == "multi-label" else link).eval()
+    squeeze = squeezecam.attach(model, x[:2])
+    if link == "multi-label":
+        squeeze.fit([x], task="multi-label", progress=False)
+    with torch.no_grad():
+        logits = Ending("identity").eval()(x[:4])
+    likely = logits.sigmoid() if link in ("sigmoid", "multi-label") else logits.softmax(1)
+    expected = likely.amax(1).tolist()
+    evaluation = squeezecam.evaluate(squeeze, x[:4], "published", metrics="average_drop", progress=False)
+    assert [record["confidence"] for record in evaluation.records] == pytest.approx(expected, abs=1e-5)
+    compared = squeezecam.compare(squeeze, x[:4], "published", repeats=1)
+    assert compared.confidence.tolist() == pytest.approx(expected, abs=1e-5)
+    explained = squeeze.explain(x[:4], method="published")
+    assert caption(explained, 0) == f"class {int(explained.target[0])} · {expected[0]:.1%}"
+    assert explained[1:].scores_are == explained.scores_are
+    told = squeezecam.evaluate(squeeze, x[:4], "published", metrics="average_drop", scores="scores", progress=False)
+    assert [record["confidence"] for record in told.records] == pytest.approx(model(x[:4]).amax(1).tolist(), abs=1e-5)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> None:

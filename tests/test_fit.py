@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -196,6 +197,23 @@ class TestRunner:
         handle.remove()
         assert len(calls) == 1  # only by model(x)
         assert "forward" not in model.features.__dict__
+
+    def test_other_threads_run_the_model_as_it_is_meanwhile(self) -> None:
+        model = Patterns().eval()
+        x, _, _ = pictures(5)
+        runner = HeadRunner(squeezecam.attach(model, x[:2]), x)
+        expected, found = model(x[:3]), []
+
+        def elsewhere(module: nn.Module, args: object) -> None:
+            handle.remove()
+            thread = threading.Thread(target=lambda: found.append(model(x[:3])))
+            thread.start()
+            thread.join()
+
+        raws = {"map": model.features(x)}
+        handle = model.fc.register_forward_pre_hook(elsewhere)
+        runner.run(raws, 5)
+        assert torch.equal(found[0], expected)
 
     def test_wrong_features_are_noticed(self) -> None:
         squeeze = attached()

@@ -113,6 +113,79 @@ def test_training_is_followed() -> None:
     torch.testing.assert_close(head.logits(model, features), model.fc(features.mean((2, 3))))
 
 
+class Necked(nn.Module):
+    """Between pooling and layer something that does nothing while it is fresh."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.features, self.kind = nn.Conv2d(3, C, 3, 2, 1), kind
+        self.norm, self.fc = nn.BatchNorm1d(C), nn.Linear(C, K)
+        self.power = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x).relu()
+        if self.kind == "generalised mean":
+            y = y.clamp_min(1e-6).pow(self.power).mean((2, 3)).pow(1 / self.power)
+        else:
+            y = y.mean((2, 3))
+        y = self.fc(self.norm(y) if self.kind == "norm" else y)
+        return y.softmax(1) if self.kind == "softmax" else y
+
+    def trained(self) -> None:
+        with torch.no_grad():
+            self.norm.running_var.fill_(9.0)
+            self.power.fill_(3.0)
+            self.fc.weight.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "strays"), [("norm", True), ("generalised mean", True), ("plain", False), ("softmax", False)]
+)
+@pytest.mark.parametrize("apply", ["observe", "gate"])
+def test_a_formula_that_no_longer_holds_is_a_doubt(kind: str, strays: bool, apply: str) -> None:
+    model, x = Necked(kind).eval(), torch.randn(4, 3, 10, 14)
+    squeeze = squeezecam.attach(model, x, apply=apply)  # type: ignore[arg-type]
+    with torch.no_grad():
+        squeeze.block().expand.weight.normal_()
+    said = "no longer does what it did when the block was attached"
+    for method in ("class", "focus"):
+        assert not any(said in line for line in squeeze.explain(x, method=method).status)
+        assert not any(said in line for line in squeeze.explain(x * 100, method=method, target=[[0, 1]] * 4).status)
+    model.trained()
+    for method in ("class", "focus"):
+        assert all((said in line) == strays for line in squeeze.explain(x, method=method).status)
+    assert not any(said in line for line in squeeze.explain(x, method="published").status)
+
+
+def test_a_layer_that_is_gone_is_told() -> None:
+    model, x = Necked("plain").eval(), torch.randn(4, 3, 10, 14)
+    squeeze = squeezecam.attach(model, x)
+    model.fc = nn.Sequential(nn.Linear(C, K))  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"no 'fc.weight' any more.*attach again"):
+        squeeze.explain(x, method="class")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("example", [torch.zeros(2, 3, 32, 32), torch.full((2, 3, 32, 32), 0.5)])
+def test_a_picture_without_anything_in_it_verifies_no_wrong_formula(bias: bool, example: Tensor) -> None:
+    class Deep(nn.Module):
+        def __init__(self, pool: str, hidden: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.features, self.pool = nn.Sequential(nn.Conv2d(3, C, 3, 2, bias=bias), nn.ReLU()), pool
+            self.fc = nn.Sequential(nn.Linear(C, C), nn.ReLU(), nn.Linear(C, K)) if hidden else nn.Linear(C, K)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.features(x)
+            return self.fc(y.mean((2, 3)) if self.pool == "mean" else y.amax((2, 3)))
+
+    for pool in ("mean", "max"):
+        assert squeezecam.attach(Deep(pool, True).eval(), example).head() is None
+        head = squeezecam.attach(Deep(pool, False).eval(), example).head()
+        assert head is not None
+        assert head.pool == pool
+
+
 def test_a_bias_does_not_hide_a_wrong_formula() -> None:
     """Two thousand times the evidence in the bias: the formula is judged by what depends on the features."""
     model = Net(pool="max")

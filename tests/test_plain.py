@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -178,3 +180,27 @@ def test_what_it_cannot_serve_is_refused():
     odd, _ = attached(Odd())
     with pytest.raises(InputError, match="use method='published'"):
         odd.as_module("class")
+
+
+@pytest.mark.parametrize("method", ["class", "published"])
+def test_threads_get_their_own_maps(method):
+    squeeze, _ = attached(ConvNet())
+    plain = squeeze.as_module(method)
+    pictures = [torch.randn(2, 2, 14, 18) for _ in range(4)]
+    with torch.no_grad():
+        expected = [plain(x)[1] for x in pictures]
+    wrong = []
+
+    def work(index):
+        with torch.no_grad():
+            wrong.extend(index for _ in range(60) if not torch.equal(plain(pictures[index])[1], expected[index]))
+
+    def waiting(module, args):
+        time.sleep(0.001)  # between the map and its use another thread gets its turn
+
+    plain.model.fc.register_forward_pre_hook(waiting)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert wrong == []
+    assert plain._box == {}
+    assert plain._batch == {}

@@ -7,7 +7,7 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from squeezecam import tree
 from squeezecam.anatomy import Anatomy, Place, Site, examine
@@ -18,6 +18,7 @@ from squeezecam.frames import name_time
 from squeezecam.head import find_head
 from squeezecam.heatmap import suited_aggregate
 from squeezecam.joined import find_joined, layer_inputs, map_changed
+from squeezecam.links import last_links
 from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
 from squeezecam.tap import evaluating
@@ -129,6 +130,12 @@ def get(module: nn.Module) -> Squeeze:
     return found[0]
 
 
+def _flat(features: Tensor) -> bool:
+    """Whether every channel is the same everywhere."""
+    positions = features.flatten(2)
+    return bool((positions == positions[..., :1]).all())
+
+
 def _check_sites(at: Any) -> None:
     if isinstance(at, dict) and not at:
         raise InputError("at={} names no place: give {stream: place}, or None to have it found")
@@ -191,13 +198,16 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         squeeze.input_paths[stream] = input_of(anatomy, squeeze.places[stream])
     if len(found) == 1:
         features = next(iter(found.values())).features
+        if _flat(features):  # as of a picture of zeros: mean and maximum are the same, and any formula fits
+            features, taken, result = map_changed(squeeze, args, kwargs, layers)
         for name, path in squeeze.outputs.items():
             output = tree.get(result, path)
             head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
             if head is None and name in taken:
 
                 def again(name: str = name) -> tuple[Any, Any]:
-                    return map_changed(squeeze, args, kwargs, {name: layers[name]})
+                    changed, took, _ = map_changed(squeeze, args, kwargs, {name: layers[name]})
+                    return changed, took.get(name)
 
                 head = find_joined(
                     squeeze.model, features, output, name, path, anatomy.weights[name], taken[name], again
@@ -207,7 +217,8 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         place = next(iter(squeeze.places.values()))
         squeeze.finer = last_finer(maps, place)
     leaves = dict(anatomy.graph.outputs)
-    squeeze.single = links_of_single(anatomy.graph, {name: leaves[path] for name, path in anatomy.outputs.items()})
+    nodes = {name: leaves[path] for name, path in anatomy.outputs.items()}
+    squeeze.links, squeeze.single = last_links(anatomy.graph, nodes), links_of_single(anatomy.graph, nodes)
     squeeze.beside = beside(anatomy, list(squeeze.places.values()))
     shown = squeeze.input_paths.values()
     past = [path for paths in squeeze.beside.values() for path in paths if path not in shown]

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree, vector
-from squeezecam.block import full_precision
+from squeezecam.block import IDENTITY_GATE, full_precision
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.change import FEWEST, spread_by_change
 from squeezecam.errors import InputError
 from squeezecam.frames import time_axis
-from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
+from squeezecam.links import score_kind
+from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for, scaled
 from squeezecam.origin import FIT, LOCATE, REFINE
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
@@ -26,6 +27,7 @@ from squeezecam.targets import Target, class_targets
 from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
+    from squeezecam.metrics.predict import Outputs
     from squeezecam.module import Capture, Squeeze
 
 
@@ -46,6 +48,7 @@ class Explanation:
         target: class per sample, ``(N,)`` or ``(N, K)``, where the method needs one or the output has classes.
         scores: the selected output's values ``(N, K)``, as returned by the model; of a binary output ``v`` the scores
             ``-v/2`` and ``v/2`` of no and yes, ``(N, 2)``.
+        scores_are: ``"logits"`` of classes, ``"sigmoid"``: logits of independent labels, or ``"probabilities"``.
 
     """
 
@@ -59,6 +62,7 @@ class Explanation:
     target: Tensor | None = None
     scores: Tensor | None = None
     pictures: Tensor | dict[str, Tensor] | None = None
+    scores_are: Outputs = "logits"
 
     def __repr__(self) -> str:
         """What a notebook or a debugger shows: no tensors, but what they are."""
@@ -91,7 +95,7 @@ class Explanation:
 
         names = ("heatmap", "raw", "gates", "kept", "output", "target", "scores", "pictures")
         parts = {name: part(getattr(self, name)) for name in names}
-        return Explanation(method=self.method, status=self.status[index], **parts)
+        return Explanation(method=self.method, status=self.status[index], scores_are=self.scores_are, **parts)
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
@@ -208,7 +212,12 @@ def explain(
                 sizes = map_size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
-        status = _status(squeeze, raws, kept, values, targets, chosen, name, fitted, asked=target is not None)
+            strayed = None
+            if chosen.of_class and targets is not None and lengths is None:
+                strayed = _strayed(squeeze, captures, name, targets[:, 0], values)
+        status = _status(
+            squeeze, raws, kept, values, targets, chosen, name, fitted, asked=target is not None, strayed=strayed
+        )
 
     def out(value: dict[str, Any], maps: bool = False) -> Any:
         value = {stream: tensor[:, 0] for stream, tensor in value.items()} if maps and not several else value
@@ -224,6 +233,7 @@ def explain(
         status=status,
         target=targets if targets is None or several else targets[:, 0],
         scores=values,
+        scores_are=score_kind(squeeze, name),
         pictures=_pictures(
             squeeze, inputs, list(captures), clip=not several and next(iter(heatmaps.values())).ndim == 5
         ),
@@ -262,6 +272,20 @@ def _input_of(squeeze: Squeeze, stream: str, inputs: Any) -> Tensor | None:
     return found.detach() if isinstance(found, Tensor) and found.ndim > 2 else None
 
 
+def _strayed(
+    squeeze: Squeeze, captures: dict[str, Capture], output: str, target: Tensor, values: Tensor
+) -> Tensor | None:
+    """Of which samples the classification layer no longer does what its formula says, ``(N,)``; None without one."""
+    head = squeeze.heads.get(output)
+    if head is None or len(captures) != 1 or values.ndim != 2:
+        return None
+    (seen,) = captures.values()
+    features = seen.features
+    if squeeze.apply_mode == "gate":
+        features = scaled(features, seen.gates / IDENTITY_GATE)
+    return head.strays(squeeze.model, features, target, values, seen.taken.get(output))
+
+
 def _status(
     squeeze: Squeeze,
     raws: dict[str, Tensor],
@@ -273,13 +297,16 @@ def _status(
     fitted: bool,
     *,
     asked: bool,
+    strayed: Tensor | None = None,
 ) -> Doubts:
     absent = [stream for stream in squeeze.places if stream not in raws]
     always = _of_every_map(squeeze, chosen, output, fitted=fitted, asked=asked)
     always += [f"{stream}: not run in this call (no input?), so there is no map of it" for stream in absent]
-    of_class, gated = chosen.aggregate == "class", fitted and chosen.score == "gate"
+    of_class, gated = chosen.aggregate in ("class", "refined", "focus"), fitted and chosen.score == "gate"
     moved = squeeze.origins.moved(squeeze, _fitted_parts(squeeze, chosen, output, fitted))
-    return doubts_about(raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved)
+    return doubts_about(
+        raws, kept, values, targets, of_class=of_class, gated=gated, always=always, moved=moved, strayed=strayed
+    )
 
 
 def standing_doubts(squeeze: Squeeze, method: str, output: str, target: int | None = None) -> list[str]:

@@ -25,6 +25,8 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "log-softmax": lambda logits: logits.log_softmax(-1),
     "sigmoid": torch.sigmoid,
 }
+STRAYED = 5.0
+"""Tolerances that an output may be away from its formula when a model is used: rounding differs from call to call."""
 _NORM_EPS = (1e-5, 1e-6, 1e-12)
 
 
@@ -152,6 +154,25 @@ class Head:
         seen = self.evidence_features(features)
         return weights * squeeze_positions(seen * open_positions[:, None])
 
+    def strays(
+        self, model: nn.Module, features: Tensor, target: Tensor, values: Tensor, taken: Tensor | None = None
+    ) -> Tensor:
+        """Whether the model's output for ``target (N,)`` is another than the formula gives, ``(N,)`` bool.
+
+        What was verified when the block was attached may have changed since: a normalisation between pooling and layer
+        that was the identity while it was fresh, a pooling with a learned exponent. ``features`` as the model has them,
+        ``values (N, K)``: the output.
+        """
+        if self.link == "identity" and self.kind != "conv":
+            found = (self.channel_weights(model, features, target) * self.squeeze(features)).sum(1)
+            found = found + self.constant(model, features, target, taken)
+        else:
+            logits = self.logits(model, features, taken)
+            found = LINKS[self.link](logits).gather(1, target[:, None])[:, 0]
+        expected = heatmap.at_least_float32(values).gather(1, target[:, None])[:, 0]
+        allowed = STRAYED * max(tolerance_of(features), tolerance_of(values))
+        return (found - expected).abs() > allowed * heatmap.at_least_float32(values).abs().amax(1)
+
     def constant(self, model: nn.Module, features: Tensor, target: Tensor, taken: Tensor | None = None) -> Tensor:
         """What the logit has beside the mean of the class map, ``(N,)``.
 
@@ -267,7 +288,13 @@ def tolerance_of(features: Tensor) -> float:
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
-    found: Tensor = getattr(model.get_submodule(owner), leaf)
+    try:
+        found: Tensor = getattr(model.get_submodule(owner), leaf)
+    except AttributeError:
+        raise InputError(
+            f"the model has no '{name}' any more, which its classes were read off when the block was attached: attach "
+            "again"
+        ) from None
     return found
 
 

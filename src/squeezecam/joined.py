@@ -51,22 +51,24 @@ def layer_inputs(model: nn.Module, layers: Mapping[str, str]) -> Iterator[dict[s
 
 def map_changed(
     squeeze: Squeeze, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Mapping[str, str]
-) -> tuple[Tensor, Tensor | None]:
-    """The model once more with its only map changed at random: those features, and what the one layer took then."""
+) -> tuple[Tensor, dict[str, Tensor], Any]:
+    """The model once more with its only map changed at random: those features, what the layers took then, the result.
+
+    A map that is 0 everywhere is replaced by random numbers above 0.
+    """
     (stream, place), *_ = squeeze.places.items()
     seen: list[Tensor] = []
 
     def change(tensor: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         factor = (0.5 + torch.rand(tensor.shape, generator=generator)).to(tensor)  # signs stay, for a ReLU may follow
-        seen.append(tensor * factor)
+        seen.append(tensor * factor if bool(tensor.any()) else factor)
         return seen[0].clone()
 
     handlers: dict[str, Handler] = {stream: change}
     with tapped(squeeze.model, squeeze.places, handlers), layer_inputs(squeeze.model, layers) as taken:
-        squeeze.model(*args, **kwargs)
-    features = place.layout.unpack(seen[0], tree.batch_size(args, kwargs), place.grid)
-    return features, next(iter(taken.values()), None)
+        result = squeeze.model(*args, **kwargs)
+    return place.layout.unpack(seen[0], tree.batch_size(args, kwargs), place.grid), taken, result
 
 
 def find_joined(

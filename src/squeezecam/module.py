@@ -34,7 +34,12 @@ Apply = Literal["observe", "gate"]
 
 _NO_GRADIENT = (
     "{}: this part of the model runs without gradients (torch.no_grad, or activation checkpointing), so its block does "
-    "not train there: name a place outside it with at=..."
+    "not train there, and what is computed again for the backward pass has no block in it: name a place outside that "
+    "part with at=..."
+)
+_RUN_TWICE = (
+    "{}: this part of the model runs under activation checkpointing, so it runs again in the backward pass, where no "
+    "block is in its path: switch checkpointing off for this part, or name a place outside it with at=..."
 )
 
 
@@ -76,6 +81,7 @@ class Squeeze(Calls):
         self.aggregates: dict[str, str] = {}
         self.input_paths: dict[str, tree.Path] = {}
         self.beside: dict[str, list[tree.Path]] = {}
+        self.links: dict[str, str] = {}
         self.single: dict[str, str] = {}
         self.binary: set[str] = set()
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
@@ -164,6 +170,8 @@ class Squeeze(Calls):
         def handle(tensor: Tensor) -> Tensor | None:
             if learning and not torch.is_grad_enabled():
                 warnings.warn(_NO_GRADIENT.format(place.describe()), SqueezeWarning, stacklevel=2)
+            if learning and _checkpointed():
+                raise InputError(_RUN_TWICE.format(place.describe()))
             seen = self._see(stream, tensor, batch, lengths)
             if found is not None:  # a copy, because an in-place activation may follow
                 features = seen.features.detach().clone(memory_format=torch.contiguous_format)
@@ -340,6 +348,13 @@ class Squeeze(Calls):
     def __repr__(self) -> str:
         inner = self.extra_repr().replace("\n", "\n  ")
         return f"Squeeze around {type(self.model).__name__}\n  {inner}"
+
+
+def _checkpointed() -> bool:
+    """Whether ``torch.utils.checkpoint`` (not its reentrant form, which runs without gradients) is at work."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    top = hooks(False) if hooks is not None else None
+    return top is not None and getattr(top[0], "__module__", "") == "torch.utils.checkpoint"
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

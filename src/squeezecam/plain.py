@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -85,22 +86,22 @@ class Plain(nn.Module):
         self.aggregate = squeeze.aggregate
         self.model = shared_copy(squeeze.model)
         self.block = squeeze.block(self.stream)
-        self._box: list[tuple[Tensor, Tensor]] = []
-        self._batch = [1]
+        self._box: dict[int, tuple[Tensor, Tensor]] = {}  # by thread, as the other two
+        self._batch: dict[int, int] = {}
         # Methods, not closures: a copy of this module then hooks itself, and pickles.
         module = self.model.get_submodule(self.place.module)
         if self.place.when == "input":
             module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             module.register_forward_hook(self._after)
-        self._fine: list[Tensor] = []
+        self._fine: dict[int, Tensor] = {}
         self.looks_closer = METHODS[self.method].looks_closer and squeeze.finer is not None
         if self.looks_closer:
             assert squeeze.finer is not None
             self.model.get_submodule(squeeze.finer.module).register_forward_hook(self._keep_finer)
 
     def _keep_finer(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._fine.append(output.clone(memory_format=torch.contiguous_format))
+        self._fine[_thread()] = output.clone(memory_format=torch.contiguous_format)
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return self._serve(kwargs if by_keyword(self.place) else args, (args, kwargs))
@@ -110,20 +111,19 @@ class Plain(nn.Module):
 
     def _serve(self, value: Any, within: Any) -> Any:
         tensor = tree.get(value, self.place.item)
-        features = self.place.layout.unpack(tensor, self._batch[0], self.place.grid)
+        features = self.place.layout.unpack(tensor, self._batch[_thread()], self.place.grid)
         gates = self.block.gates(squeeze_positions(features))
-        self._box.append((features.clone(memory_format=torch.contiguous_format), gates))
+        self._box[_thread()] = (features.clone(memory_format=torch.contiguous_format), gates)
         if not self.gating:
             return None
         return tree.replace_tensor(within, tensor, self.place.layout.scale(tensor, gates / IDENTITY_GATE))
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, Tensor]:
         """The model's output, the heatmap at the input's size, and the SE vectors ``(N, C)``."""
-        self._box.clear()
-        self._fine.clear()
-        self._batch[0] = tree.batch_size(args, kwargs)
+        self._batch[_thread()] = tree.batch_size(args, kwargs)
         output = self.model(*args, **kwargs)
-        features, gates = self._box.pop()
+        features, gates = self._box.pop(_thread())
+        del self._batch[_thread()]
         size = input_size(self.place, self.input_path, (args, kwargs))
         with full_precision(gates.device):
             values = tree.get(output, self.path)
@@ -138,7 +138,7 @@ class Plain(nn.Module):
                 goal = torch.full_like(goal, self.target)
             in_path = gates / IDENTITY_GATE if self.gating else torch.ones_like(gates)
             scaled = features * in_path.view(*in_path.shape, *[1] * (features.ndim - 2))
-            fine = self._fine.pop() if self.looks_closer else None
+            fine = self._fine.pop(_thread()) if self.looks_closer else None
             if self.refiner is not None:
                 return refined_map(self.refiner, self.head, self.model, scaled, goal, values, fine)
             if self.locator is not None and fine is not None:
@@ -153,3 +153,8 @@ class Plain(nn.Module):
             score = gates * (self.head.squeeze(features) if self.head is not None else squeeze_positions(features))
         kept = vector.keep_rule(METHODS[self.method].keep)(score).mask
         return heatmap.aggregate(features, gates, kept, self.aggregate)
+
+
+def _thread() -> int:
+    """This thread, whose pass is its own; one name for all in what is compiled, where nothing is kept between calls."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from squeezecam.errors import FitError, InputError
 from squeezecam.graph import Graph
+from squeezecam.links import last_links
 from squeezecam.methods import METHODS
 from squeezecam.readout import Readout, ReadoutHead
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 BINARY = "binary"
 SIDES = ("negative side", "positive side")
 """What the two classes are called where nobody names them."""
-_PASSED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "select", "clone", "alias", "_to_copy")
 
 
 def two_sides(values: Tensor, link: str) -> Tensor:
@@ -44,16 +44,9 @@ def links_of_single(graph: Graph, leaves: dict[str, int]) -> dict[str, str]:
     """Of the outputs ``{name: node}`` those of one value: ``"sigmoid"`` where that is a probability, or
     ``"identity"``.
     """
-    found = {}
-    for name, leaf in leaves.items():
-        shape = graph.nodes[leaf].shape
-        if len(shape) > 1 and shape[-1] != 1:
-            continue
-        node = leaf
-        while graph.nodes[node].op in _PASSED and graph.nodes[node].parents:
-            node = graph.nodes[node].parents[0]
-        found[name] = "sigmoid" if graph.nodes[node].op == "sigmoid" else "identity"
-    return found
+    shapes = {name: graph.nodes[leaf].shape for name, leaf in leaves.items()}
+    single = {name: leaf for name, leaf in leaves.items() if len(shapes[name]) < 2 or shapes[name][-1] == 1}
+    return {name: "sigmoid" if link == "sigmoid" else "identity" for name, link in last_links(graph, single).items()}
 
 
 def read_as_binary(squeeze: Squeeze, output: str | None = None) -> None:

@@ -12,6 +12,10 @@ from squeezecam.vector import FALLBACK_SHARE, Kept
 
 # True of every map without an adapter and no doubt about any: said once below a figure, not as a warning on each.
 NO_FIT_NEEDED = "block not fitted: the class map"
+STRAYED = (
+    "the classification layer no longer does what it did when the block was attached, so the map is not the evidence "
+    "that the model goes by: attach again"
+)
 _CAUSE = "(NaN or infinity in the input or the weights)"
 
 
@@ -53,6 +57,7 @@ class Doubts:
         gated: whether the channels were chosen by gates that a fit has made.
         always: what is doubtful about every sample.
         moved: numbers of the weights, to be held against those of the fit; None where there is nothing to compare.
+        strayed: of which samples the classification layer does not do what its formula says, ``(N,)``; None: not asked.
 
     """
 
@@ -64,6 +69,7 @@ class Doubts:
     gated: bool
     always: list[str]
     moved: Moved | None = None
+    strayed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.output.low)
@@ -74,6 +80,9 @@ class Doubts:
         for i, finite in enumerate(self.output.cpu().finite.tolist()):
             if not finite:
                 said[i].append(f"the model's output is not finite {_CAUSE}")
+        for i, strayed in enumerate([] if self.strayed is None else self.strayed.cpu().tolist()):
+            if strayed:
+                said[i].append(STRAYED)
         for stream in self.maps:
             prefix = f"{stream}: " if len(self.maps) > 1 else ""
             for i, doubts in enumerate(self._of_stream(stream)):
@@ -113,13 +122,14 @@ def doubts_about(
     gated: bool,
     always: list[str],
     moved: Moved | None = None,
+    strayed: Tensor | None = None,
 ) -> Doubts:
     """The doubts that the numbers give rise to: native maps ``(N, K, *S)`` and channels kept per stream, and the
     explained output, first axis N; the others are as in :class:`Doubts`.
     """
     maps = {stream: Range.of(raw.flatten(2)) for stream, raw in raws.items()}
     flags = {stream: (which.fallback, which.tied) for stream, which in kept.items()}
-    return Doubts(Range.of(values[:, None].flatten(1)), maps, flags, targets, of_class, gated, always, moved)
+    return Doubts(Range.of(values[:, None].flatten(1)), maps, flags, targets, of_class, gated, always, moved, strayed)
 
 
 def _blank(blanks: list[bool], targets: list[int], of_class: bool) -> str:

@@ -63,6 +63,15 @@ def test_logits_get_a_softmax_and_probabilities_do_not():
     assert class_scores(outputs * 10, target, "scores").tolist() == pytest.approx([0.0, 10.986123])
     with pytest.raises(InputError, match="outputs='logits'"):
         class_scores(outputs, target, "probabilities")
+    # 1 / (1 + 1/3) = 3/4, the other label notwithstanding
+    assert class_scores(torch.tensor([[9.0, 1.0986123]]), torch.tensor([1]), "sigmoid").item() == pytest.approx(0.75)
+    assert class_scores(torch.tensor([[1 + 2e-7]]), torch.tensor([0]), "probabilities").item() == 1
+
+
+def test_a_softmax_of_one_value_is_refused():
+    with pytest.raises(InputError, match=r"outputs='sigmoid'.*outputs='scores'"):
+        class_scores(torch.zeros(2, 1), torch.tensor([0, 0]))
+    assert class_scores(torch.zeros(2, 1), torch.tensor([0, 0]), "sigmoid").tolist() == [0.5, 0.5]
 
 
 def test_wrong_outputs_and_targets_are_named():

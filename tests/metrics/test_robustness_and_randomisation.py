@@ -5,6 +5,7 @@ from torch import nn
 from squeezecam.errors import InputError
 from squeezecam.metrics import model_randomisation, pearson, sensitivity_max, spearman, ssim
 from squeezecam.metrics.correlation import average_ranks
+from squeezecam.metrics.model_randomisation import reinitialise
 
 NAN = float("nan")
 
@@ -154,3 +155,30 @@ def test_randomisation_errors_help():
         model_randomisation(lambda m: torch.rand(1, 3, 3), model, ["2"])
     with pytest.raises(InputError, match="list of module names"):
         model_randomisation(lambda m: torch.rand(1, 3, 3), model, "4")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_randomisation_reaches_weights_that_are_made_of_others_and_what_a_reset_leaves_out():
+    class Scaled(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 3)
+            self.scale = nn.Parameter(torch.tensor([1.0, 5.0, 9.0]))
+
+        def forward(self, x):
+            return super().forward(x) * self.scale
+
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    normed = torch.nn.utils.weight_norm(nn.Linear(4, 3, bias=False))
+    spectral = torch.nn.utils.spectral_norm(nn.Linear(4, 3, bias=False)).eval()
+    for module in (normed, spectral):
+        before = module(x)
+        reinitialise(module, 0)
+        assert float((module(x) - before).detach().abs().max()) > 0.05
+    scaled = Scaled()
+    reinitialise(scaled, 0)
+    assert not torch.equal(scaled.scale, torch.tensor([1.0, 5.0, 9.0]))
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        norm.weight.fill_(7.0)
+    reinitialise(norm, 0)
+    assert torch.equal(norm.weight, torch.ones(3))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.explanation import Explanation
+from squeezecam.links import probabilities, score_kind
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.module import Squeeze
 from squeezecam.sides import SIDES, heat_of_value
@@ -78,21 +78,14 @@ def prediction(
         value = float(scores.reshape(-1)[0])
         return Prediction(None, called, None, value, heat=heat_of_value(explanation.method))
     target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
-    head = squeeze.head(name)
-    probabilities = _probabilities(scores, head.link if head is not None else "identity")
+    likely = probabilities(scores, score_kind(squeeze, name))
     binary = name in squeeze.binary
     named = label_of(labels, target, name)
     return Prediction(
         target,
         SIDES[target] if binary and named == f"class {target}" else named,
-        float(probabilities[target]),
+        float(likely[target]),
         float(scores[1] - scores[0] if binary else scores[target]),
         target == int(scores.argmax()),
         name if len(squeeze.outputs) > 1 else "",
     )
-
-
-def _probabilities(scores: Tensor, link: str) -> Tensor:
-    if link in ("softmax", "sigmoid"):
-        return scores
-    return scores.exp() if link == "log-softmax" else scores.softmax(0)

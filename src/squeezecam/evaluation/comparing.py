@@ -15,7 +15,9 @@ from squeezecam import tree
 from squeezecam.errors import InputError
 from squeezecam.evaluation.doubting import counted, doubts_of, in_words, joined_doubts
 from squeezecam.evaluation.subject import check_squeeze
+from squeezecam.links import probabilities, score_kind
 from squeezecam.methods import default_method, usable
+from squeezecam.metrics.predict import Outputs
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
@@ -219,8 +221,9 @@ def compare(
         if goals is None:
             raise InputError(f"output '{name}' has shape {tuple(values.shape)}, expected one row of classes a picture")
         goal = goals[:, 0]
+        kind: Outputs = score_kind(squeeze, name) if values.shape[1] > 1 else "scores"
         targets.append(int(goal))
-        confidence.append(_confidence(squeeze, name, values, targets[-1]))
+        confidence.append(float(probabilities(values[0].float(), kind)[targets[-1]]))
         times: dict[str, list[float]] = {m.name: [] for m in chosen}
         plain = []
         for turn in range(repeats + 1):
@@ -288,14 +291,6 @@ def _forward(squeeze: Squeeze, inputs: Any, output: str) -> Tensor:
     with torch.inference_mode(), evaluating(squeeze):
         values = squeeze.select(squeeze(*args, **kwargs), output)
     return values[:, None] if values.ndim == 1 else values
-
-
-def _confidence(squeeze: Squeeze, output: str, values: Tensor, target: int) -> float:
-    head = squeeze.head(output)
-    scores = values[0].float()
-    if len(scores) > 1 and (head is None or head.link in ("identity", "log-softmax")):
-        scores = scores.softmax(0)
-    return float(scores[target])
 
 
 def _timed(work: Callable[[], Tensor], like: Tensor) -> tuple[Tensor, float]:

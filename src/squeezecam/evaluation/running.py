@@ -26,6 +26,7 @@ from squeezecam.fit.progress import Progress
 from squeezecam.methods import usable
 from squeezecam.metrics import boxes_to_mask, mask_to_boxes
 from squeezecam.metrics.imputation import linear_imputation
+from squeezecam.metrics.predict import Outputs
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.peers.registry import DEFAULT_PEERS
@@ -49,6 +50,7 @@ def evaluate(
     subsets: dict[str, Any] | None = None,
     output: str | None = None,
     make_inputs: Callable[[Tensor], Any] = as_is,
+    scores: Outputs | None = None,
     steps: int = STEPS,
     batch_size: int = 16,
     sample: int | None = None,
@@ -76,6 +78,9 @@ def evaluate(
         output: name of one of several outputs.
         make_inputs: a batch of pictures to what the model takes, where that is not this one tensor: ``lambda clips:
             clips.transpose(1, 2)`` for a model that takes frames before channels.
+        scores: what the model's output is: ``logits`` of classes (a softmax is applied), ``sigmoid``, logits of
+            independent labels, ``probabilities``, or ``scores``, taken as they are. None: as the model ends, and as a
+            fit for ``task="multi-label"`` was told.
         steps: of the insertion curve (from a blurred picture) and the deletion curve (to the picture's mean colour).
         batch_size: pictures at a time, and most pictures in one pass.
         sample: only so many, drawn with ``seed``.
@@ -91,7 +96,7 @@ def evaluate(
     """
     check_squeeze(squeeze, "evaluate")
     flags = subsets or {}
-    subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
+    subject = Subject(squeeze, squeeze.output_name(output), make_inputs, scores)
     subject.check_pictures(images)
     source = Given(images, boxes, masks, target, names, flags)
     return run(
@@ -134,6 +139,7 @@ def run(
         "methods": [m.name for m in chosen], "metrics": [c.name for c in columns], "steps": steps,
         "batch_size": batch_size, "sample": sample, "seed": seed, "output": subject.output,
         "insertion_base": INSERTION_BASE, "deletion_base": DELETION_BASE, "apply": subject.squeeze.apply_mode,
+        "scores": subject.outputs,
         "model": model_identity(subject.squeeze), "images": source.identity() if folder is not None else None,
         "subsets": list(subsets), "versions": versions(chosen), **(settings or {}),
     }  # fmt: skip

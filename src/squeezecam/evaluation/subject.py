@@ -11,6 +11,7 @@ from torch import Tensor
 
 from squeezecam import tree
 from squeezecam.errors import InputError
+from squeezecam.links import score_kind
 from squeezecam.metrics.predict import Outputs
 from squeezecam.misfed import named
 from squeezecam.module import Squeeze
@@ -45,12 +46,12 @@ class Subject:
     squeeze: Squeeze
     output: str
     make_inputs: Callable[[Tensor], Any] = as_is
+    scores: Outputs | None = None
 
     @property
     def outputs(self) -> Outputs:
-        """What the scores are."""
-        head = self.squeeze.head(self.output)
-        return "probabilities" if head is not None and head.link in ("softmax", "sigmoid") else "logits"
+        """What the scores are: as told, else as the model and the fit say."""
+        return self.scores or score_kind(self.squeeze, self.output)
 
     @property
     def rank(self) -> int:

@@ -95,11 +95,13 @@ def reinitialise(module: nn.Module, seed: int) -> None:
     """New random weights for everything in ``module``, in place; see :func:`model_randomisation`."""
     with torch_seeded(seed, (p.device for p in module.parameters())), torch.no_grad():
         for part in module.modules():
+            own = [weight for weight in part.parameters(recurse=False) if weight.is_floating_point()]
+            before = [weight.clone() for weight in own]
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
-                continue
-            for weight in part.parameters(recurse=False):
-                if weight.is_floating_point():
+            for weight, old in zip(own, before, strict=True):
+                # What stayed was not reset: it has no such method, or writes to a weight that is made of others.
+                if torch.equal(weight, old):
                     spread, mean = weight.float().std(unbiased=False), weight.float().mean()
                     weight.copy_(torch.randn_like(weight, dtype=torch.float32) * spread + mean)

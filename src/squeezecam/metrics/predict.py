@@ -12,14 +12,19 @@ from squeezecam.errors import InputError
 from squeezecam.metrics.checks import shape_of
 
 Predict = Callable[[Tensor], Tensor]
-Outputs = Literal["logits", "probabilities", "scores"]
+Outputs = Literal["logits", "sigmoid", "probabilities", "scores"]
+ROUNDING = 1e-6
 
 
 def class_scores(outputs: Tensor, target: Tensor, kind: Outputs = "logits") -> Tensor:
     """Score (N,) of the target class from outputs (N, K).
 
-    ``logits`` are put through a softmax; ``probabilities`` are taken as they are and must lie in [0, 1]; ``scores`` are
-    taken as they are.
+    ``logits`` are put through a softmax, ``sigmoid`` are logits of independent labels and put through that;
+    ``probabilities`` are taken as they are and must lie in [0, 1] but for rounding; ``scores`` are taken as they are.
+
+    Raises:
+        InputError: shapes or classes that do not fit, probabilities that are none, a softmax of one value.
+
     """
     if outputs.ndim != 2 or outputs.shape[0] != target.shape[0]:
         raise InputError(f"the model gave shape {shape_of(outputs)}, expected ({target.shape[0]}, K): one row a sample")
@@ -31,11 +36,18 @@ def class_scores(outputs: Tensor, target: Tensor, kind: Outputs = "logits") -> T
         )
     values = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
     if kind == "logits":
+        if outputs.shape[1] == 1:
+            raise InputError(
+                "the model gave one value a sample, whose softmax is 1 whatever it is; pass outputs='sigmoid' where it "
+                "is the logit of a decision, outputs='scores' to take it as it is"
+            )
         values = values.softmax(dim=1)
     picked = values.gather(1, target[:, None])[:, 0]
-    if kind == "probabilities" and bool(((picked < -1e-6) | (picked > 1 + 1e-6)).any()):
+    if kind == "sigmoid":
+        picked = picked.sigmoid()
+    if kind == "probabilities" and bool(((picked < -ROUNDING) | (picked > 1 + ROUNDING)).any()):
         raise InputError("the model's outputs are outside [0, 1]; pass outputs='logits' to have a softmax applied")
-    return picked
+    return picked if kind == "scores" else picked.clamp(0, 1)  # a softmax may add up to a little more than 1
 
 
 def scores_in_batches(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from squeezecam.errors import InputError, SqueezeWarning
+from squeezecam.links import probabilities
 from squeezecam.sides import heat_of_value
 
 if TYPE_CHECKING:
@@ -157,8 +158,7 @@ def caption(explanation: Explanation, index: int) -> str:
     target = int(explanation.target[index])
     if not bool(scores.isfinite().all()):
         return "no prediction: the output is not finite"
-    known = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3  # probabilities already
-    return f"class {target} · {float((scores if known else scores.softmax(0))[target]):.1%}"
+    return f"class {target} · {float(probabilities(scores, explanation.scores_are)[target]):.1%}"
 
 
 def maps(explanation: Explanation) -> list[Any]:

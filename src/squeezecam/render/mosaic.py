@@ -27,7 +27,8 @@ def mosaic(clip: Tensor, between: float = 0.0) -> Tensor:
         frames = torch.cat([frames, empty], -3)
     gap = max(1, frames.shape[-1] // GAP)
     frames = F.pad(frames, (0, gap, 0, gap), value=between)
-    rows = frames.unflatten(-3, (-1, across)).movedim(-3, -2)  # (..., rows, H, columns, W)
+    columns: Tensor = frames.unflatten(-3, (-1, across))
+    rows = columns.movedim(-3, -2)  # (..., rows, H, columns, W)
     return rows.flatten(-2).flatten(-3, -2)[..., :-gap, :-gap]
 
 

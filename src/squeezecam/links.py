@@ -1,0 +1,50 @@
+"""What the numbers of an output are: logits of classes that compete, logits of labels that do not, or probabilities.
+
+What the model does last is read from its graph, so a softmax or a sigmoid behind a hidden layer is seen too. Logits of
+independent labels look like those of classes; a fit that was told so (``task="multi-label"``) knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from squeezecam.graph import Graph
+
+if TYPE_CHECKING:
+    from squeezecam.metrics.predict import Outputs
+    from squeezecam.module import Squeeze
+
+_LAST = {"_softmax": "softmax", "softmax": "softmax", "sigmoid": "sigmoid", "_log_softmax": "log-softmax"}
+_PASSED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "select", "clone", "alias", "_to_copy")
+
+
+def last_links(graph: Graph, leaves: Mapping[str, int]) -> dict[str, str]:
+    """What the outputs ``{name: node}`` are made by last: ``softmax``, ``log-softmax``, ``sigmoid`` or ``identity``."""
+    found = {}
+    for name, leaf in leaves.items():
+        node = leaf
+        while graph.nodes[node].op in _PASSED and graph.nodes[node].parents:
+            node = graph.nodes[node].parents[0]
+        found[name] = _LAST.get(graph.nodes[node].op, "identity")
+    return found
+
+
+def score_kind(squeeze: Squeeze, output: str) -> Outputs:
+    """What the scores of ``output`` are, as :func:`squeezecam.metrics.predict.class_scores` takes them."""
+    if output in squeeze.binary:  # read as the logits of two sides
+        return "logits"
+    evidence = squeeze.evidence(output)
+    if {squeeze.links.get(output), evidence.link if evidence is not None else None} & {"softmax", "sigmoid"}:
+        return "probabilities"
+    told = squeeze.fit_info
+    return "sigmoid" if told.get("task") == "multi-label" and told.get("output") == output else "logits"
+
+
+def probabilities(scores: Tensor, kind: Outputs) -> Tensor:
+    """Scores ``(..., K)`` as probabilities."""
+    if kind == "sigmoid":
+        return scores.sigmoid()
+    return scores.softmax(-1) if kind == "logits" else scores
