@@ -15,6 +15,7 @@ from clips import write_clip
 from squeezecam import attach
 from squeezecam.commands.pictures import example_of
 from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
+from squeezecam.errors import SiteError
 from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
 from squeezecam.models.loaded import DefaultPreprocess
 from squeezecam.models.resolve import load_model
@@ -127,3 +128,52 @@ def test_longer_sequences_are_thinned_and_one_picture_is_held() -> None:
         torch.testing.assert_close(clip[:, k], each(pictures[i]))
     still = DefaultClipPreprocess(3, each)(pictures[2])
     assert torch.equal(still[:, 0], still[:, 2])
+
+
+class Frames(torch.nn.Module):
+    """Frames one by one, and an LSTM over them: ``(N, T, C, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(channels, 8, 3, 2, 1), torch.nn.ReLU())
+        self.lstm, self.fc = torch.nn.LSTM(8, 8, batch_first=True), torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.features(x.flatten(0, 1)).mean((2, 3)).unflatten(0, x.shape[:2])
+        return self.fc(self.lstm(seen)[0][:, -1])
+
+
+class Whole(torch.nn.Module):
+    """A clip as a whole: ``(N, C, T, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv3d(channels, 8, 3, 1, 1), torch.nn.ReLU())
+        self.fc = torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "attached", "frames"), [(2, 6, 6), (4, 6, 6), (6, 8, 8), (3, 6, 1), (1, 6, 3), (3, 3, 5), (6, 6, 6)]
+)
+def test_a_map_has_the_frames_of_its_clip_whatever_the_channels(channels: int, attached: int, frames: int) -> None:
+    for model, turned in ((Frames(channels), False), (Whole(channels), True)):
+
+        def clip(count: int, turned: bool = turned) -> torch.Tensor:
+            made = torch.randn(2, count, channels, 16, 20)
+            return made.transpose(1, 2) if turned else made
+
+        squeeze = attach(model.eval(), clip(attached))
+        found = squeeze.explain(clip(frames), method="published")
+        assert found.raw.shape[1] == frames
+        assert found.heatmap.shape == (2, frames, 16, 20)
+        with torch.no_grad():
+            assert squeeze.as_module("published")(clip(frames))[1].shape == (2, frames, 16, 20)
+
+
+def test_frames_that_would_become_samples_are_refused() -> None:
+    squeeze = attach(Frames(3).eval(), torch.randn(2, 1, 3, 16, 20))
+    with pytest.raises(SiteError, match=r"holds 12 samples, the input 2.*attach with a clip of several frames"):
+        squeeze.explain(torch.randn(2, 6, 3, 16, 20), method="published")

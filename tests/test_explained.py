@@ -222,6 +222,21 @@ def test_clips_that_cannot_be_drawn_are_told(tmp_path: Path) -> None:
         overlays(clips(target=torch.zeros(2, 6, dtype=torch.long), pictures=torch.rand(2, 3, 12, 16)))
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 14, 18), (3, 14, 18)])
+def test_maps_are_saved_also_where_there_is_no_picture_to_lay_them_on(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    class Spectrograms(ConvNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.ndim == 4 else x[:, None].expand(-1, 2, -1, -1))
+
+    x = torch.randn(shape)
+    explained = squeezecam.attach(Spectrograms(), x).explain(x)
+    with pytest.warns(SqueezeWarning, match="saved without pictures"):
+        written = explained.save(tmp_path)
+    assert {path.name for path in written} == {"000.npz", "001.npz", "002.npz"}
+    with pytest.raises(InputError, match="pass pictures"):
+        explained.plot()
+
+
 class Recurrent(nn.Module):
     """Frames one by one through convolutions, then a recurrent layer over their means."""
 

@@ -209,6 +209,35 @@ def test_no_clip_no_video_no_mp4_name(tmp_path: Path) -> None:
         read_sound(clip)
 
 
+def test_every_output_is_tried_before_the_work(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", audio=None, seconds=0.2)
+    (tmp_path / "file").touch()
+    for options, words in (
+        ({"scores": tmp_path}, "is a folder: give the name of a CSV file"),
+        ({"scores": tmp_path / "file" / "a.csv"}, "output folder"),
+        ({"figures": tmp_path / "file"}, "a file has that name"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run(clip, tmp_path / "o.mp4", **options)
+        assert not (tmp_path / "o.mp4").exists()
+
+
+def test_a_clip_that_is_shorter_than_it_says_is_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mkv", seconds=3.0, audio=None, paint=lambda time: noise(time))
+    broken = tmp_path / "b.mkv"
+    broken.write_bytes(clip.read_bytes()[: len(clip.read_bytes()) * 2 // 3])
+    notes: list[str] = []
+    found = list(read_frames(broken, notes))
+    assert [f"lasts 3.00 s, and breaks off at {found[-1].seconds + 0.05:.2f} s" in note for note in notes] == [True]
+    for name, options in (
+        ("whole.mkv", {"audio": None}), ("sound.mp4", {}), ("late.mkv", {"later": 0.5, "audio": None}),
+        ("uneven.mp4", {"times": [0, 0.1, 0.5, 1.2], "audio": None}),
+    ):  # fmt: skip
+        notes = []
+        list(read_frames(write_clip(tmp_path / name, **options), notes))  # type: ignore[arg-type]
+        assert notes == []
+
+
 def test_a_clip_that_breaks_off_is_explained_as_far_as_it_goes(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.ts", seconds=3.0, paint=lambda time: noise(time))
     data = clip.read_bytes()

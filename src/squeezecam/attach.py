@@ -21,6 +21,7 @@ from squeezecam.joined import find_joined, layer_inputs, map_changed
 from squeezecam.links import last_links
 from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
+from squeezecam.sizes import frames_first
 from squeezecam.tap import evaluating
 from squeezecam.upstream import before, before_all, beside, input_of
 
@@ -195,7 +196,10 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     for stream, seen in found.items():
         squeeze.signed[stream] = bool((seen.features < 0).any())
         squeeze.aggregates[stream] = suited_aggregate(seen.features)
-        squeeze.input_paths[stream] = input_of(anatomy, squeeze.places[stream])
+        place = squeeze.places[stream]
+        squeeze.input_paths[stream] = path = input_of(anatomy, place)
+        shape = squeeze.example_leaves[path][0] if path in squeeze.example_leaves else ()
+        squeeze.frames_first[stream] = frames_first(squeeze.model, place, shape)
     if len(found) == 1:
         features = next(iter(found.values())).features
         if _flat(features):  # as of a picture of zeros: mean and maximum are the same, and any formula fits

@@ -209,7 +209,8 @@ def explain(
                     mask, layout = kept[stream].mask, squeeze.places[stream].layout
                     raw = spread_by_change(raw, seen.features, seen.gates, mask, layout, lengths)
                 raw = raw if lengths is None else without_padding(raw, squeeze.places[stream], lengths)
-                sizes = map_size(size, squeeze.places[stream], squeeze.input_paths[stream], tree.as_call(inputs))
+                place, path, first = squeeze.places[stream], squeeze.input_paths[stream], squeeze.frames_first[stream]
+                sizes = map_size(size, place, path, tree.as_call(inputs), first)
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
             strayed = None

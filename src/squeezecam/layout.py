@@ -61,6 +61,9 @@ class Layout:
                 sizes[axis.names[0]] = size
             elif "n" in axis.names:
                 rest = [name for name in axis.names if name != "n"]
+                if batch == 0:  # an empty batch has clips of the usual length
+                    sizes["n"], sizes[rest[0]] = 0, known.get(rest[0], 1)
+                    continue
                 if len(rest) != 1 or size % batch:
                     raise SiteError(
                         f"layout '{self.text}': axis of size {size} is not a multiple of the batch size {batch}"

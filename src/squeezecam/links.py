@@ -39,8 +39,9 @@ def score_kind(squeeze: Squeeze, output: str) -> Outputs:
     evidence = squeeze.evidence(output)
     if {squeeze.links.get(output), evidence.link if evidence is not None else None} & {"softmax", "sigmoid"}:
         return "probabilities"
-    told = squeeze.fit_info
-    return "sigmoid" if told.get("task") == "multi-label" and told.get("output") == output else "logits"
+    fit = squeeze.fit_info
+    labels = output in squeeze.independent or (fit.get("task") == "multi-label" and fit.get("output") == output)
+    return "sigmoid" if labels else "logits"
 
 
 def probabilities(scores: Tensor, kind: Outputs) -> Tensor:

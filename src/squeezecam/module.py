@@ -80,10 +80,12 @@ class Squeeze(Calls):
         self.signed: dict[str, bool] = {}
         self.aggregates: dict[str, str] = {}
         self.input_paths: dict[str, tree.Path] = {}
+        self.frames_first: dict[str, bool | None] = {}
         self.beside: dict[str, list[tree.Path]] = {}
         self.links: dict[str, str] = {}
         self.single: dict[str, str] = {}
         self.binary: set[str] = set()
+        self.independent: set[str] = set()
         self.upstream: list[tuple[str, int, tuple[int, ...]]] = []
         self.example_batch = 1
         self.positional = 1
@@ -189,6 +191,11 @@ class Squeeze(Calls):
     @staticmethod
     def _unpack(tensor: Tensor, place: Place, batch: int) -> Tensor:
         features = place.layout.unpack(tensor, batch, place.grid)
+        if len(features) != batch:
+            raise SiteError(
+                f"{place.describe()}: the tensor of shape {tuple(tensor.shape)} holds {len(features)} samples, the "
+                f"input {batch}; frames may have been folded into them: attach with a clip of several frames"
+            )
         if features.shape[1] != place.channels:
             raise SiteError(
                 f"{place.describe()}: the tensor of shape {tuple(tensor.shape)} has {features.shape[1]} channels "

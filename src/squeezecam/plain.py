@@ -45,6 +45,7 @@ class Plain(nn.Module):
         self, squeeze: Squeeze, method: str | None = None, target: int | None = None, output: str | None = None
     ) -> None:
         super().__init__()
+        self.training = squeeze.training  # its own flag only: the model's layers keep theirs
         if len(squeeze.places) != 1:
             raise InputError(
                 f"as_module serves one stream, this model has {len(squeeze.places)}: {', '.join(squeeze.places)}"
@@ -80,7 +81,7 @@ class Plain(nn.Module):
         self.doubts = standing_doubts(squeeze, self.method, self.output, target)
         self.sides = squeeze.single[self.output] if self.output in squeeze.binary else None
         self.path = squeeze.outputs[self.output]
-        self.input_path = squeeze.input_paths[self.stream]
+        self.input_path, self.frames_first = squeeze.input_paths[self.stream], squeeze.frames_first[self.stream]
         self.signed = squeeze.signed[self.stream]
         self.gating = squeeze.apply_mode == "gate"
         self.aggregate = squeeze.aggregate
@@ -124,7 +125,7 @@ class Plain(nn.Module):
         output = self.model(*args, **kwargs)
         features, gates = self._box.pop(_thread())
         del self._batch[_thread()]
-        size = input_size(self.place, self.input_path, (args, kwargs))
+        size = input_size(self.place, self.input_path, (args, kwargs), self.frames_first)
         with full_precision(gates.device):
             values = tree.get(output, self.path)
             raw = self._map(features, gates, values if self.sides is None else two_sides(values, self.sides))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
 from squeezecam.anatomy import Place
@@ -34,10 +34,12 @@ def without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
     return torch.where(inside.reshape(shape), raw, 0.0)
 
 
-def map_size(size: int | tuple[int, ...] | None, place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+def map_size(
+    size: int | tuple[int, ...] | None, place: Place, path: tree.Path, call: Any, frames_first: bool | None = None
+) -> tuple[int, ...]:
     """The size asked for, one number for all axes alike, or that of the input; checked against the map's rank."""
     if size is None:
-        return input_size(place, path, call)
+        return input_size(place, path, call, frames_first)
     rank = len(place.grid)
     sizes = (size,) * rank if isinstance(size, int) else tuple(size)
     if len(sizes) != rank or min(sizes) < 1:
@@ -45,11 +47,27 @@ def map_size(size: int | tuple[int, ...] | None, place: Place, path: tree.Path, 
     return sizes
 
 
-def input_size(place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
+def frames_first(model: nn.Module, place: Place, shape: tuple[int, ...]) -> bool | None:
+    """Whether clips of ``shape`` have frames before channels, by the channels that the model's first convolution takes;
+    None where it cannot be told by that.
+    """
+    if len(place.grid) != 3 or len(shape) != 5:
+        return None
+    second, third = shape[1:3]
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.in_channels in (second, third):
+            if second == third:  # each in its usual form: frames one by one, or a clip as a whole
+                return isinstance(module, nn.Conv2d)
+            return module.in_channels == third
+    return None
+
+
+def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | None = None) -> tuple[int, ...]:
     """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
 
     The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
-    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid.
+    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid. Of clips
+    ``frames_first`` says what :func:`frames_first` does of the example; None: guessed from this input.
     """
     try:
         shape = tuple(tree.get(call, path).shape)
@@ -58,6 +76,8 @@ def input_size(place: Place, path: tree.Path, call: Any) -> tuple[int, ...]:
     rank = len(place.grid)
     if place.layout.positions == ("f", "t") and len(shape) == 3:
         return spectrogram_size(place.grid, shape[1:])
+    if rank == 3 and len(shape) == 5 and frames_first is not None:
+        return (shape[1], *shape[3:]) if frames_first else shape[2:]
     if rank == 3 and len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3):
         return (shape[1], *shape[3:])  # frames before channels
     if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):

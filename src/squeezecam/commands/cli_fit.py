@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def fit(
     from squeezecam.commands.place import check_file
     from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
     from squeezecam.data.images import find_images
-    from squeezecam.errors import FitError
+    from squeezecam.errors import FitError, SqueezeWarning
     from squeezecam.processes import first_only
 
     check_file(out)
@@ -92,6 +93,13 @@ def fit(
         output=output,
     )
     o.say_assumed(loaded)
+    if loaded.clip:
+        warnings.warn(
+            "this is a model of clips, and each picture is held still for all of its frames: nothing that moves enters "
+            "the fit. squeeze.fit(batches) takes clips, from Python",
+            SqueezeWarning,
+            stacklevel=1,
+        )
     failures = failing()
     with bar("fitting", len(sources)) as done:
         report = fit_pictures(

@@ -81,7 +81,7 @@ def video(
         method, target, output, keep, aggregate, scale, batch_size, side_by_side, sound, scores,
         figures, detector, save_tracks, other_sound, random,
     )  # fmt: skip
-    check_output(out, clip)
+    check_output(out, clip, scores, figures)
     if model == "light-asd":
         from squeezecam.commands.speakers import explain_speakers, speaker_squeeze
 

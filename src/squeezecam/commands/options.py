@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeError
 
 if TYPE_CHECKING:
     from squeezecam.anatomy import Site
@@ -102,6 +103,7 @@ def open_squeeze(
         )
     import torch
 
+    from squeezecam import tree
     from squeezecam.adapter import load, read
     from squeezecam.attach import attach
     from squeezecam.commands.pictures import example_of
@@ -113,12 +115,27 @@ def open_squeeze(
         read(adapter)  # a damaged file is told before a model is loaded
     loaded = load_model(model, weights=weights, random=random, labels=labels, device=device)
     example = example_of(loaded)
-    if adapter is not None:
-        squeeze = load(adapter, loaded.model, example, strict=strict, apply=way)
-    else:
-        squeeze = attach(loaded.model, example, at=site(at), apply=way or "observe")
+    try:
+        if adapter is not None:
+            squeeze = load(adapter, loaded.model, example, strict=strict, apply=way)
+        else:
+            squeeze = attach(loaded.model, example, at=site(at), apply=way or "observe")
+    except SqueezeError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on this input
+        if os.environ.get("SQUEEZECAM_DEBUG"):
+            raise
+        fed = "clips" if loaded.clip else "pictures"
+        shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in tree.leaves(example))
+        line = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the model {loaded.name} failed on {fed} of shape {shapes}, which is what the command line feeds it: "
+            f"{line}. Let its factory return a model that takes them, or explain it from Python"
+        ) from error
     if task == "binary":
         read_as_binary(squeeze, output)
+    elif task == "multi-label":
+        squeeze.independent.add(squeeze.output_name(output))
     return loaded, squeeze
 
 

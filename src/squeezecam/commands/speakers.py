@@ -78,7 +78,7 @@ def explain_speakers(
         ModelError: a face detector is needed and not installed.
 
     """
-    check_output(out, clip)
+    check_output(out, clip, options.scores, options.figures)
     if tracks is not None and options.detector is not None:
         raise InputError("--tracks and --face-detector contradict each other: the faces are given, or looked for")
     info = probe(clip)

@@ -87,7 +87,7 @@ def explain_clip(
 
     """
     info = probe(clip)
-    check_output(out, clip)
+    check_output(out, clip, options.scores, options.figures)
     booked = Seconds()
     notes: list[str] = []
     found: list[Prediction] = []
@@ -199,13 +199,19 @@ def finish(
     return VideoOutcome(written, frames or len(rows), rows, booked.spent, list(dict.fromkeys(notes)))
 
 
-def check_output(out: Path, clip: Path) -> None:
-    """Try the output's folder before the work; the clip itself is never overwritten."""
+def check_output(out: Path, clip: Path, scores: Path | None = None, figures: Path | None = None) -> None:
+    """Try the folders of what is written before the work; the clip itself is never overwritten."""
     if out.suffix.lower() not in (".mp4", ".m4v", ".mov"):
         raise InputError(f"--out {out}: the clip is written as mp4; give a name that ends in .mp4")
     if out.exists() and out.samefile(clip):
         raise InputError(f"--out {out} is the clip itself: give another name")
     output_folder(out.parent)
+    if scores is not None:
+        if scores.is_dir():
+            raise InputError(f"--scores {scores} is a folder: give the name of a CSV file")
+        output_folder(scores.parent)
+    if figures is not None:
+        output_folder(figures)
 
 
 def _batches(info: ClipInfo, loaded: LoadedModel, size: int, notes: list[str]) -> Iterator[tuple[list[Frame], int]]:

@@ -111,7 +111,7 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
 
 def _size(squeeze: Squeeze, inputs: Any) -> tuple[int, ...]:
     stream, place = next(iter(squeeze.places.items()))
-    return input_size(place, squeeze.input_paths[stream], tree.as_call(inputs))
+    return input_size(place, squeeze.input_paths[stream], tree.as_call(inputs), squeeze.frames_first[stream])
 
 
 def methods() -> list[MapMethod]:

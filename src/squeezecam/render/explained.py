@@ -49,7 +49,8 @@ def overlays(explanation: Explanation, pictures: Any = None, **options: Any) -> 
         from squeezecam.render.streams import clip_overlays
 
         return clip_overlays(explanation, pictures, **options)
-    shown, heat = as_pictures(explanation, pictures), maps(explanation)
+    heat = maps(explanation)
+    shown = as_pictures(explanation, pictures)
     options = _one_scale(heat, options)
     return [overlay(picture, values, **options) for picture, values in zip(shown, heat, strict=True)]
 
@@ -70,7 +71,8 @@ def sheet(
 
         captions = captions or [caption(explanation, i) for i in range(len(explanation))]
         return clip_sheet(explanation, pictures, captions=captions, **options)
-    shown, heat = as_pictures(explanation, pictures), maps(explanation)
+    heat = maps(explanation)
+    shown = as_pictures(explanation, pictures)
     captions = captions or [caption(explanation, i) for i in range(len(explanation))]
     options = _one_scale(heat, options)
     scale = options.get("scale")
@@ -105,9 +107,8 @@ def save(explanation: Explanation, folder: str | Path, pictures: Any = None, **o
     written = []
     digits = max(3, len(str(len(explanation) - 1)))
     several = isinstance(explanation.heatmap, dict)
-    flat = not several and explanation.heatmap.ndim == 3
-    drawn: Any = overlays(explanation, pictures, **options) if flat else []
-    if several or _of_clips(explanation):
+    drawn: Any = []
+    if several or explanation.heatmap.ndim == 3 or _of_clips(explanation):
         try:
             drawn = overlays(explanation, pictures, **options)
         except InputError as error:  # inputs of any kind are kept: those that are none give no pictures

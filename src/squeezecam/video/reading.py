@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_RATE = Fraction(25)
+LEAST_MISSING, LEAST_SHARE = 0.3, 0.03
+"""Seconds, and share of a clip, that are missing at its end before it is said to break off."""
 """Frames a second where a file does not say."""
 _GAP = 0.03  # seconds of sound that may be missing or doubled before silence is put in or samples are left out
 
@@ -145,7 +147,7 @@ def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Fr
         stream = video_of(container, path)
         stream.thread_type = "AUTO"
         step = float(1 / Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE))
-        index, last, damaged, size = 0, -math.inf, 0, None
+        index, last, shown, damaged, size = 0, -math.inf, step, 0, None
         for decoded in _decoded(container, stream, av):
             if decoded is None:
                 damaged += 1
@@ -158,8 +160,21 @@ def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Fr
             turns = round(decoded.rotation / 90) % 4
             yield Frame(index, seconds, np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
             index, last = index + 1, seconds
+            shown = max(step, float((getattr(decoded, "duration", None) or 0) * (decoded.time_base or 0)))
+        end = _end(container, stream, av)
+        if index and end is not None and end - last - shown > max(LEAST_MISSING, LEAST_SHARE * end):
+            said.append(f"{path} says that it lasts {end:.2f} s, and breaks off at {last + shown:.2f} s")
         if damaged:
             said.append(f"{damaged} damaged packets of {path} could not be decoded and were left out")
+
+
+def _end(container: Any, stream: Any, av: Any) -> float | None:
+    """Where the video ends by what the file says of itself, in seconds; None where it does not say."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    if container.duration is None or container.streams.audio:  # the sound may be the longer one
+        return None
+    return float(container.duration / av.time_base)
 
 
 def _decoded(container: Any, stream: Any, av: Any) -> Iterator[Any]:
