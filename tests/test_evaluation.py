@@ -144,6 +144,19 @@ def test_best_peer_follows_the_direction_and_marks_what_is_clear() -> None:
     assert not deletion_of["ours"].endswith(("+", "-", "="))
 
 
+def test_less_is_marked_as_better_where_less_is_better() -> None:
+    figures = {"ours": (0.1, 0.9), "weak": (0.8, 0.2), "peer": (0.5, 0.5)}
+    records = [
+        {"values": {name: {"deletion": low + 0.01 * i, "insertion": high} for name, (low, high) in figures.items()}}
+        for i in range(5)
+    ]
+    methods = {name: (name, "peer" if name == "peer" else "own") for name in figures}
+    columns = [COLUMNS["deletion"], COLUMNS["insertion"]]
+    shown = str(Evaluation(methods, columns, records, [], [], {}, {})).splitlines()
+    rows = {line.split()[0]: line.split()[1:3] for line in shown if line.split()[:1] and line.split()[0] in figures}
+    assert rows == {"ours": ["0.120+", "0.900+"], "weak": ["0.820-", "0.200-"], "peer": ["0.520=", "0.500="]}
+
+
 def test_box_accuracies_survive_as_digits() -> None:
     generator = torch.Generator().manual_seed(0)
     ious = torch.rand(30, 100, generator=generator).double()
@@ -299,6 +312,15 @@ def test_a_single_value_has_no_confidence_but_a_place() -> None:
         squeezecam.evaluate(squeeze, x, "class", ["insertion"])
 
 
+def test_the_confidence_of_a_sigmoid_is_its_output() -> None:
+    x, _ = blobs(4)
+    model = torch.nn.Sequential(Planted(torch.tensor([[3.0, 0.1, 0.0], [0.0, 1.0, 0.3]])), torch.nn.Sigmoid())
+    squeeze = squeezecam.attach(model, x[:2])
+    found = squeezecam.evaluate(squeeze, x, "class", ["drop"], target=[0, 1, 0, 1])
+    wanted = model(x)[torch.arange(4), torch.tensor([0, 1, 0, 1])]
+    assert [record["confidence"] for record in found.records] == pytest.approx(wanted.tolist(), abs=1e-6)
+
+
 def test_wrong_use_is_told() -> None:
     x, boxes = blobs(4)
     for message, options in (
@@ -383,6 +405,25 @@ def test_slow_metrics_run_when_they_are_named() -> None:
     assert gaussian["sensitivity_max"].value.mean == 0
     assert gaussian["coherency"].value.mean == pytest.approx(1)
     assert found.figures()["random-map"]["coherency"].value.mean < 0.9, "a random map is drawn anew"
+
+
+def test_sensitivity_is_to_noise_of_two_percent_of_each_pictures_range() -> None:
+    x = torch.rand(2, 3, 24, 24)
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = 0.0, 1.0
+    x[1] *= 5
+    seen: list[torch.Tensor] = []
+
+    def look(squeeze: Any, inputs: torch.Tensor, target: Any, *, output: Any = None, seeds: Any = None) -> torch.Tensor:
+        seen.append(inputs)
+        return torch.ones(len(inputs), 24, 24)
+
+    spy = MapMethod("spy", "spy", "peer", look, lambda squeeze, shape: 0.0)
+    squeezecam.evaluate(planted(), x, [spy], ["sensitivity_max"], batch_size=2)
+    noise = torch.stack([given - x for given in seen if not torch.equal(given, x)])
+    assert noise.shape == (10, 2, 3, 24, 24)
+    for i, most in enumerate((0.02, 0.1)):
+        assert noise[:, i].max().item() == pytest.approx(most, rel=0.01)
+        assert noise[:, i].min().item() == pytest.approx(-most, rel=0.01)
 
 
 # --- boxes ----------------------------------------------------------------------------------------------

@@ -51,6 +51,20 @@ def test_a_chosen_channel_that_carries_the_class_loses_more_than_a_random_one() 
     assert torch.equal(found["opposing_share"], torch.zeros(5))
 
 
+def test_the_chosen_channels_are_held_against_random_ones_by_hand() -> None:
+    squeeze = planted([1.0, 3.0, -8.0], [0.0, 0.0, 0.1])
+    x = torch.tensor([2.0, 0.1, 0.05]).view(1, 3, 1, 1).expand(1, 3, 12, 12).contiguous()
+    assert squeeze.explain(x, method="contribution").kept.tolist() == [[True, False, False]]
+    subject = Subject(squeeze, "output")
+    found = channel_figures(subject, x, "contribution", torch.tensor([0]), "scores")["channel_faithfulness"]
+    # Channels 0, 1 and 2 add 2, .3 and -.4 to the score. One of them is drawn four times, the first in each order.
+    generator = torch.Generator().manual_seed(0)
+    drawn = [int(torch.randperm(3, generator=generator).argmin()) for _ in range(4)]
+    random = sum([2.0, 0.3, -0.4][channel] for channel in drawn) / 4
+    assert random != pytest.approx(-0.4, abs=0.1)  # what the channel with the lowest score loses
+    assert found.item() == pytest.approx(2 - random, abs=1e-5)
+
+
 def test_a_chosen_channel_may_vote_against_the_class() -> None:
     squeeze = planted([1.0, 0.1, 0.1], [-1.0, 0.1, 0.1])
     found = figures(squeeze, "contribution", 1)

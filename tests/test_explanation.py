@@ -9,6 +9,7 @@ import squeezecam
 from conftest import ChannelsLast, ConvHead, ConvNet, InPlaceRelu, NormHead, Planted, TwoStreams, leave_identity
 from squeezecam import vector
 from squeezecam.errors import InputError, SiteError
+from squeezecam.targets import class_targets
 
 INPUTS = {1: (3, 2, 40), 2: (3, 2, 14, 18), 3: (3, 2, 6, 10, 12)}
 
@@ -204,6 +205,14 @@ def test_the_predicted_class_is_the_default():
     assert torch.equal(explained.raw, squeeze.explain(x, target=explained.target).raw)
     assert torch.equal(explained.target, model(x).argmax(1))
     assert torch.equal(explained.scores, explained.output)
+
+
+def test_of_scores_for_every_frame_the_mean_decides_and_not_the_loudest_frame():
+    scores = torch.tensor([[[5.0, 2.0], [0.0, 2.0], [0.0, 2.0]], [[0.0, 1.0], [4.0, 1.0], [2.0, 1.0]]])
+    # Means 5/3 against 2, and 2 against 1.
+    found, several = class_targets(None, None, scores)
+    assert found.tolist() == [[1], [0]]
+    assert not several
 
 
 @pytest.mark.parametrize(

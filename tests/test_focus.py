@@ -61,6 +61,17 @@ def test_what_speaks_for_a_class_by_hand() -> None:
     assert torch.allclose(found, torch.tensor([[[2.0, 0.0, 0.0]]]))
 
 
+def test_for_a_sigmoid_a_class_is_not_held_against_the_mean_class() -> None:
+    squeeze = squeezecam.attach(nn.Sequential(Net(), nn.Sigmoid()), noise(2))
+    head = squeeze.evidence()
+    assert head is not None
+    assert head.link == "sigmoid"
+    # Weights of class 2: -2, 0, 1. Its evidence is 3, 1 - 2 = -1, 4 - 2 = 2; what speaks for it is the third channel.
+    features = torch.tensor([[[[0.0, 1.0, 1.0]], [[9.0, 0.0, 2.0]], [[3.0, 1.0, 4.0]]]])
+    found = speaking_for(head, squeeze.model, features, torch.tensor([2]))
+    assert torch.equal(found, torch.tensor([[[3.0, 0.0, 4.0]]]))
+
+
 def test_features_that_can_be_negative_are_left_to_the_class_map() -> None:
     squeeze = squeezecam.attach(Net(nn.Tanh()), noise(2) - 0.5)
     head = squeeze.evidence()
@@ -223,6 +234,28 @@ def test_the_last_finer_map_gives_the_cells_to_spread_over(monkeypatch: pytest.M
     assert torch.equal(again.raw, explanation.raw)
     monkeypatch.setattr(focus, "FINEST", 7)  # too many cells: too dear
     assert squeeze.explain(pictures, method="focus", target=target).raw.shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(("cells", "taken"), [(20, True), (24, False)])
+def test_a_finer_map_is_looked_at_up_to_20_cells_a_side(cells: int, taken: bool) -> None:
+    pictures = torch.rand(1, 3, 4 * cells, 4 * cells)
+    squeeze = squeezecam.attach(Deep(), pictures)
+    assert squeeze.finer is not None
+    assert squeeze.finer.grid == (cells, cells)
+    raw = squeeze.explain(pictures, method="focus", target=0).raw
+    own = focus.focus_map(squeeze.evidence(), squeeze.model, features_of(squeeze, pictures), torch.tensor([0]))
+    assert own.shape == (1, 2 * cells, 2 * cells)  # four times the cells of the block's map
+    assert raw.shape == ((1, 4 * cells, 4 * cells) if taken else own.shape)
+    assert taken or torch.allclose(raw, own, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fine", "coarse", "taken"), [(8, 4, True), (9, 5, True), (6, 4, False)])
+def test_a_finer_map_is_about_twice_as_fine_or_none(fine: int, coarse: int, taken: bool) -> None:
+    net = Deep()
+    net.coarse[0] = nn.Conv2d(6, 5, fine - coarse + 1)
+    squeeze = squeezecam.attach(net, torch.rand(2, 3, 4 * fine, 4 * fine))
+    assert squeeze.places["map"].grid == (coarse, coarse)
+    assert (squeeze.finer is not None) == taken
 
 
 def test_other_methods_do_not_pay_for_the_finer_map() -> None:

@@ -6,6 +6,7 @@ import torch
 import oracle
 from squeezecam import heatmap
 from squeezecam.errors import InputError
+from squeezecam.sizes import enlarged
 
 GRIDS = [((5,), (17,)), ((9,), (4,)), ((3, 4), (11, 9)), ((7, 7), (30, 30)), ((6, 5), (3, 4)), ((2, 3, 3), (5, 7, 8))]
 
@@ -138,6 +139,17 @@ def test_the_spline_puts_a_peak_between_two_cells_that_are_alike():
     row, column = divmod(int(found.argmax()), 60)
     assert row in (24, 25)
     assert column in (29, 30)
+
+
+def test_evidence_against_the_class_does_not_eat_into_the_hot_cell_beside_it():
+    raw = torch.tensor([[[4.0, -10.0]]])
+    # Points at cells -.25, .25, .75 and 1.25 of (4, 0), the map cut at 0.
+    assert enlarged(raw, (4,), "linear").tolist() == [[[4, 3, 1, 0]]]
+    # The cubic B-spline of 6 is 4 - 6 t^2 + 3 t^3 within a cell, (2 - t)^3 beyond.
+    beside = torch.tensor([[[0.0, 0.0, 0.0, 6.0, -10.0, 0.0]]], dtype=torch.float64)
+    expected = [(2 - t) ** 3 for t in (1.75, 1.25)] + [4 - 6 * t**2 + 3 * t**3 for t in (0.75, 0.25, 0.25, 0.75)]
+    found = enlarged(beside, (12,), "spline")[0, 0]
+    torch.testing.assert_close(found[3:9], torch.tensor(expected, dtype=torch.float64))
 
 
 def test_unknown_names_and_other_ranks_are_refused():

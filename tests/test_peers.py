@@ -162,6 +162,33 @@ def test_attribution_finds_the_planted_pixels(name: str) -> None:
     assert bool((inside > 5 * outside).all())
 
 
+class Eighth(Planted):
+    """The eighth power of each pixel stands between the map and the mean: its integral is 1, its derivative steep."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((self.features(x) ** 8).mean((2, 3)))
+
+
+@needs_captum
+def test_integrated_gradients_add_up_to_the_change_of_the_score() -> None:
+    model = Eighth(torch.tensor([[3.0, 1.0], [0.5, 2.0]]), torch.tensor([7.0, -7.0]))
+    x, target = 0.5 + torch.rand(2, 2, 4, 4), torch.tensor([0, 1])
+    found = registry()["integrated-gradients"](squeezecam.attach(model, x, at="features"), x, target)
+    score, black = (model(given).gather(1, target[:, None])[:, 0] for given in (x, torch.zeros_like(x)))
+    torch.testing.assert_close(found.sum((1, 2)), (score - black).detach(), atol=0, rtol=1e-3)
+    expected = torch.stack([3 * x[0, 0] ** 8 + x[0, 1] ** 8, 0.5 * x[1, 0] ** 8 + 2 * x[1, 1] ** 8]) / 16
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@needs_captum
+def test_a_pixel_that_speaks_against_the_class_is_0() -> None:
+    x = torch.tensor([[[[1.0, 0.2], [0.0, 0.5]], [[0.5, 1.0], [1.0, 0.0]]]])
+    squeeze = squeezecam.attach(Planted(torch.tensor([[3.0, -1.0], [0.0, 1.0]])), x)
+    found = registry()["integrated-gradients"](squeeze, x, torch.tensor([0]))
+    # 3 - .5, .6 - 1, -1 and 1.5, a quarter of each: the mean is over four pixels.
+    torch.testing.assert_close(found, torch.tensor([[[2.5, 0.0], [0.0, 1.5]]]) / 4)
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_controls_do_not_depend_on_the_batch(name: str) -> None:
     x = torch.randn(3, 2, 16, 12)
@@ -181,6 +208,14 @@ def test_the_all_channel_mean_is_that() -> None:
     assert torch.allclose(registry()["all-channel-mean"](squeeze, x), x.mean(1), atol=1e-6)
     few = registry()["random-channels"](squeeze, x, seeds=[0, 1])
     assert all(any(torch.allclose(few[i], x[i, c], atol=1e-6) for c in range(3)) for i in range(2))
+
+
+def test_of_features_that_can_be_negative_the_controls_take_the_positive_part() -> None:
+    x = torch.tensor([[[[2.0, -2.0], [-4.0, 1.0]], [[-1.0, 3.0], [-2.0, 0.0]]]])
+    squeeze = squeezecam.attach(Planted(torch.tensor([[1.0, 2.0], [2.0, 1.0]])), x)
+    assert squeeze.signed["map"]
+    found = registry()["all-channel-mean"](squeeze, x)
+    torch.testing.assert_close(found, torch.tensor([[[1.0, 1.5], [0.0, 0.5]]]))
 
 
 def test_names_and_groups() -> None:

@@ -101,6 +101,40 @@ def test_a_target_is_kept_and_the_batch_size_changes_nothing(squeeze: Squeeze) -
     assert torch.allclose(one.values("class"), two.values("class"), atol=1e-3, equal_nan=True)
 
 
+def test_without_a_target_it_is_the_class_that_the_trained_model_predicts(squeeze: Squeeze) -> None:
+    x = torch.cat([pictures(4), 3 * torch.randn(8, 3, 32, 32)])
+    predicted = squeeze.model(x).argmax(1).tolist()
+    assert len(set(predicted)) > 1
+    found = randomise(squeeze, x, ["class"], stage_count=1, batch_size=5)
+    assert [record["target"] for record in found.records] == predicted
+
+
+def test_equal_layers_get_weights_of_their_own() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.fc = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.fc(self.second(self.first(x)).relu().mean((2, 3)))
+            return found
+
+    weights: list[tuple[Tensor, Tensor]] = []
+
+    def look(of: Squeeze, inputs: Tensor, target: Any, *, output: Any = None, seeds: Any = None) -> Tensor:
+        weights.append((of.model.first.weight.detach().clone(), of.model.second.weight.detach().clone()))
+        return torch.rand(len(inputs), 32, 32)
+
+    spy = MapMethod("spy", "spy", "peer", look, lambda squeeze, shape: 0.0)
+    for stage_count in (2, 3):  # in one stage, and in two
+        weights.clear()
+        randomise(squeezecam.attach(Twins().eval(), pictures(2)), pictures(1), [spy], stage_count=stage_count)
+        (first, second), *_, (new_first, new_second) = weights
+        assert not torch.equal(new_first, first)
+        assert not torch.equal(new_second, second)
+        assert not torch.equal(new_first, new_second)
+
+
 def test_an_interrupted_run_goes_on(squeeze: Squeeze, tmp_path: Path) -> None:
     x = pictures(4)
     whole = randomise(squeeze, x, ["class"], batch_size=2)

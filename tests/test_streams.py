@@ -197,6 +197,16 @@ def test_local_variance_is_that_of_the_frames_within_reach() -> None:
     assert (padded[1, :, 6:] == 0).all()
 
 
+def test_change_counts_up_to_a_second_away() -> None:
+    features = torch.zeros(1, 1, 60, dtype=torch.double)
+    features[0, 0, 45] = 1.0
+    found = local_variance(features, 2)[0, 0]
+    # One of n frames: (n - 1) / n^2. Around frame 25 there are 0 to 50; around frame 20, 0 to 45; around 19, 0 to 44.
+    assert found[25].item() == pytest.approx(50 / 51**2)
+    assert found[20].item() == pytest.approx(45 / 46**2)
+    assert found[19].item() == pytest.approx(0, abs=1e-12)
+
+
 def test_heat_goes_to_what_changes_and_every_frame_keeps_its_own() -> None:
     layout = parse_layout("n c t h w")
     features = torch.ones(1, 2, 10, 3, 3)

@@ -50,6 +50,14 @@ def test_equal_scores_keep_every_channel_and_say_so(rule):
     assert not kept.fallback.any()
 
 
+def test_gates_that_differ_by_little_are_not_tied():
+    # mean .4992; std .0006: limit .49997, only the last passes
+    kept = vector.zscore(torch.tensor([[0.499] * 9 + [0.501]]))
+    assert not kept.tied.any()
+    assert not kept.fallback.any()
+    assert kept.mask.tolist() == [[False] * 9 + [True]]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),

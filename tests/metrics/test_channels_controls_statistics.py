@@ -70,6 +70,22 @@ def test_channel_groups_by_hand():
     assert result.kept_drop.item() == result.random_drop.item() == result.lowest_drop.item() == 0
 
 
+def test_the_effect_of_a_group_is_that_per_channel():
+    weight = torch.tensor([[2.0, 2.0, 2.0, 2.5, 2.5, 1.0, 1.0]])
+    result = channel_faithfulness(
+        lambda features: features.mean(dim=(2, 3)) @ weight.T,
+        torch.ones(1, 7, 1, 1),
+        torch.zeros(1, 7, dtype=torch.bool),
+        torch.arange(7.0, 0.0, -1.0)[None],
+        torch.tensor([0]),
+        groups=3,
+        outputs="scores",
+    )
+    # Groups of 3, 2 and 2 by falling score, whose ablation costs 6, 5 and 2: 2, 2.5 and 1 per channel. Ranks (3, 2, 1)
+    # against (2, 3, 1): 1 - 6 * 2 / 24.
+    assert result.correlation.item() == pytest.approx(0.5)
+
+
 def test_channel_results_do_not_depend_on_batch_and_chunks():
     generator = torch.Generator().manual_seed(0)
     features, score = torch.rand(3, 4, 3, 3, generator=generator), torch.rand(3, 4, generator=generator)

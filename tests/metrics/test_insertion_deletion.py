@@ -33,6 +33,20 @@ def test_insertion_by_hand():
     assert result.score.item() == pytest.approx(0.35)
 
 
+def test_insertion_begins_by_default_with_the_blur_of_the_paper():
+    pictures = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps, target = pictures[:, 0], torch.tensor([0, 1])
+
+    def contrast(inputs):
+        spread = inputs.flatten(1).std(dim=1)
+        return torch.stack([spread, 1 - spread], dim=1)
+
+    found = insertion(contrast, pictures, maps, target, steps=4, outputs="probabilities").values
+    base = gaussian_blur(pictures, kernel=11, sigma=5.0)
+    expected = insertion(contrast, pictures, maps, target, steps=4, base=base, outputs="probabilities").values
+    torch.testing.assert_close(found, expected)
+
+
 def test_softmax_is_applied_to_logits():
     # Logits (m, 1 - m): the softmax of class 0 is sigmoid(2 m - 1). Deleting all at once: m = .5, then 0.
     # (sigmoid(0) + sigmoid(-1)) / 2 = (.5 + .26894) / 2

@@ -143,6 +143,12 @@ def test_max_box_acc_takes_one_threshold_for_all_samples():
         max_box_acc(ious)
 
 
+@pytest.mark.parametrize(("iou", "value"), [(0.75, 1), (0.7, 1), (0.65, 2 / 3), (0.45, 1 / 3), (0.25, 0)])
+def test_v2_counts_overlaps_of_30_50_and_70_percent(iou, value):
+    ious = torch.tensor([[iou]], dtype=torch.float64)
+    assert max_box_acc_v2(ious, thresholds=torch.zeros(1)).value == pytest.approx(value)
+
+
 def test_a_perfect_map_is_perfect_by_default():
     boxes = [torch.tensor([3, 2, 9, 7])]
     heatmap = boxes_to_mask(boxes, 12, 12).float()

@@ -125,6 +125,23 @@ def test_noise_is_repeatable_and_the_same_for_every_batch():
     assert not torch.allclose(other.values, whole.values, atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", [road, road_combined])
+def test_imputed_pixels_carry_noise_of_one_percent_by_default(metric):
+    heatmap = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(1))  # not the numbers of the noise
+    pictures, seen = torch.full((1, 3, 40, 40), 0.5), []
+
+    def predict(inputs):
+        seen.append(inputs)
+        return mean_model(inputs)
+
+    metric(predict, pictures, heatmap, torch.tensor([0]), shares=(0.5,))
+    given = torch.cat(seen)
+    noise = given[given != 0.5] - 0.5  # what is imputed in a flat picture is flat
+    assert noise.numel() == pytest.approx(given.numel() / 2, rel=0.01)
+    assert noise.std().item() == pytest.approx(0.01, rel=0.05)
+    assert noise.mean().item() == pytest.approx(0, abs=1e-3)
+
+
 def test_errors():
     with pytest.raises(InputError, match=r"\(1, 1, 4, 4\).*\(1, 5, 4\)"):
         linear_imputation(torch.zeros(1, 1, 4, 4), torch.ones(1, 5, 4, dtype=torch.bool))

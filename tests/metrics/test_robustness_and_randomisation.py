@@ -41,6 +41,22 @@ def test_sensitivity_of_constant_and_wild_methods_and_repeatability():
     assert (plain > 0.1 * 4).all()
 
 
+def test_the_noise_goes_up_and_down_as_far_as_the_radius():
+    seen = []
+
+    def explain(batch):
+        seen.append(batch)
+        return torch.ones(len(batch), 20, 20)
+
+    sensitivity_max(explain, torch.zeros(1, 1, 20, 20), radius=0.5)
+    noise = torch.cat(seen[1:])
+    assert len(noise) == 10
+    assert noise.abs().max() <= 0.5
+    assert noise.max() > 0.49
+    assert noise.min() < -0.49
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+
+
 def test_sensitivity_works_for_gradient_methods_and_passes_nan():
     inputs = torch.ones(2, 1, 3, 3)
 
@@ -91,6 +107,14 @@ def test_ssim_by_hand():
     assert ssim(first, second).item() == pytest.approx(1e-4 / (1 + 1e-4))
     assert ssim(a, 1 - a).max() < 0.2
     assert ssim(a * NAN, a).isnan().all()
+
+
+def test_ssim_of_two_maps_that_share_something():
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(13.0), indexing="ij")
+    first = (y * x) % 7
+    second = first + 2 * ((2 * y + x) % 5)
+    # The mean over 2 x 3 windows of the formula of Wang et al., written out with sums over 11 x 11 pixels in float64.
+    assert ssim(first[None], second[None]).item() == pytest.approx(0.5110990, abs=1e-5)
 
 
 def make_model():
@@ -145,6 +169,25 @@ def test_randomisation_is_seeded_and_reaches_loose_parameters():
     assert not torch.equal(first, other)
     assert first.item() < 1
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loose_parameters_are_drawn_around_their_own_mean():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([4.0, 6.0]).repeat(500).view(1, 10, 100))
+
+    seen = []
+
+    def explain(model):
+        seen.append(model[0].scale.detach().clone())
+        return seen[-1]
+
+    model_randomisation(explain, nn.Sequential(Scale()), ["0"])
+    # Mean 5, standard deviation 1; the mean of 1000 draws is within .03 of it, mostly.
+    assert not torch.equal(seen[1], seen[0])
+    assert seen[1].mean().item() == pytest.approx(5, abs=0.15)
+    assert seen[1].std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_randomisation_errors_help():
