@@ -15,7 +15,7 @@ from clips import write_clip
 from squeezecam import attach
 from squeezecam.commands.pictures import example_of
 from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
-from squeezecam.errors import SiteError
+from squeezecam.errors import SiteError, SqueezeWarning
 from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
 from squeezecam.models.loaded import DefaultPreprocess
 from squeezecam.models.resolve import load_model
@@ -169,7 +169,7 @@ def test_a_map_has_the_frames_of_its_clip_whatever_the_channels(channels: int, a
         found = squeeze.explain(clip(frames), method="published")
         assert found.raw.shape[1] == frames
         assert found.heatmap.shape == (2, frames, 16, 20)
-        with torch.no_grad():
+        with torch.no_grad(), pytest.warns(SqueezeWarning, match="not fitted"):
             assert squeeze.as_module("published")(clip(frames))[1].shape == (2, frames, 16, 20)
 
 

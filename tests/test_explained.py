@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import squeezecam
+from conftest import ConvNet
 from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.explanation import Explanation
 from squeezecam.render.explained import as_pictures, caption, overlays, save, sheet
@@ -130,8 +131,10 @@ def test_pictures_that_do_not_fit_are_refused(pictures: list[object], said: str)
 
 def test_captions_say_class_and_probability_or_the_value() -> None:
     share = float(torch.tensor([2.0, 0.0, -1.0]).softmax(0)[0])
+    likely = torch.tensor([[0.7, 0.2, 0.1]]).expand(3, 3)
     assert caption(explanation(), 1) == f"class 0 · {share:.1%}"
-    assert caption(explanation(scores=torch.tensor([[0.7, 0.2, 0.1]]).expand(3, 3)), 0) == "class 0 · 70.0%"
+    assert caption(explanation(scores=likely, scores_are="probabilities"), 0) == "class 0 · 70.0%"
+    assert caption(explanation(scores_are="sigmoid"), 1) == f"class 0 · {float(torch.tensor(2.0).sigmoid()):.1%}"
     assert caption(explanation(scores=torch.tensor([41.25, 1, 2]), target=None), 0) == "41.25"
     assert caption(explanation(scores=torch.tensor([[41.25], [1], [2]])), 0) == "41.25"
     assert "not finite" in caption(explanation(scores=torch.full((3, 3), torch.nan)), 0)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import squeezecam
 from squeezecam import InputError, Squeeze
 from squeezecam.evaluation import randomise
-from squeezecam.evaluation.stages import stage_name, stages
+from squeezecam.evaluation.stages import left_over, stage_name, stages
 from squeezecam.peers import MapMethod
 from squeezecam.render.lines import line_chart
 
@@ -46,6 +46,34 @@ def pictures(count: int = 5) -> Tensor:
 @pytest.fixture(scope="module")
 def squeeze() -> Squeeze:
     return squeezecam.attach(Net().eval(), pictures(2))
+
+
+def test_after_the_last_stage_nothing_is_as_it_was() -> None:
+    class Tokened(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.linspace(0.5, 2, 12))
+            self.features.offset = nn.Parameter(torch.linspace(-1, 1, 12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            u = self.features(self.stem(x)).mean((2, 3))
+            found: Tensor = self.fc(u * self.scale + self.features.offset)
+            return found
+
+    x = pictures(2)
+    squeeze = squeezecam.attach(Tokened().eval(), x)
+    planned = stages(squeeze, x)
+    assert left_over(squeeze.model, planned) == ["", "features"]
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def run(squeeze: Squeeze, inputs: Any, target: Any, **_: Any) -> Tensor:
+        seen.append((squeeze.model.scale.clone(), squeeze.model.features.offset.clone()))  # type: ignore[union-attr,operator]
+        return torch.rand(2, 32, 32)
+
+    randomise(squeeze, x, [MapMethod("spy", "spy", "own", run, lambda squeeze, shape: 1.0)], progress=False)
+    for before, *between, after in zip(*seen, strict=True):
+        assert all(torch.equal(before, one) for one in between)
+        assert not torch.equal(before, after)
 
 
 def test_stages_go_from_the_head_down_and_the_head_is_one_of_its_own(squeeze: Squeeze) -> None:

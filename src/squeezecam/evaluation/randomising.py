@@ -24,7 +24,7 @@ from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.randomised import Randomisation
 from squeezecam.evaluation.running import with_controls
 from squeezecam.evaluation.source import Given, Source
-from squeezecam.evaluation.stages import MOST, stage_name, stages
+from squeezecam.evaluation.stages import MOST, left_over, stage_name, stages
 from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.fit.progress import Progress
@@ -201,6 +201,10 @@ def _group(
         for name in stage:
             reinitialise(changed.model.get_submodule(name), seed + count)
             count += 1
+        if stage is planned[-1]:  # by then everything, also what stands beside the parts, as class tokens do
+            for name in left_over(changed.model, planned):
+                reinitialise(changed.model.get_submodule(name), seed + count, inside=False)
+                count += 1
         for method in methods:
             after = maps(changed, method)
             values[method.name]["spearman"].append(spearman(before[method.name], after).cpu())

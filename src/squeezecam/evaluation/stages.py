@@ -21,7 +21,8 @@ def stages(squeeze: Squeeze, inputs: Any, most: int = MOST) -> list[list[str]]:
 
     Containers are opened, the one with the most weights first, until there are at least ``most`` parts or nothing is
     left to open. The part that runs last, the classifier, is always a stage of its own; the others are put together
-    into stages of about equal numbers of parts.
+    into stages of about equal numbers of parts. What stands beside the parts (a class token on the model itself) is
+    told by :func:`left_over`.
 
     Args:
         squeeze: the attached model; its block belongs to no stage.
@@ -52,6 +53,16 @@ def stages(squeeze: Squeeze, inputs: Any, most: int = MOST) -> list[list[str]]:
     rest, count = order[1:], min(most - 1, len(order) - 1)
     edges = [round(i * len(rest) / count) for i in range(count + 1)]
     return [order[:1], *(rest[low:high] for low, high in pairwise(edges))]
+
+
+def left_over(model: nn.Module, planned: list[list[str]]) -> list[str]:
+    """Modules with weights of their own that belong to none of the parts in ``planned``."""
+    covered = {id(part) for stage in planned for name in stage for part in model.get_submodule(name).modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) not in covered and next(module.parameters(recurse=False), None) is not None
+    ]
 
 
 def stage_name(names: list[str]) -> str:

@@ -91,10 +91,13 @@ def model_randomisation(
     )
 
 
-def reinitialise(module: nn.Module, seed: int) -> None:
-    """New random weights for everything in ``module``, in place; see :func:`model_randomisation`."""
+def reinitialise(module: nn.Module, seed: int, *, inside: bool = True) -> None:
+    """New random weights for everything in ``module``, in place; see :func:`model_randomisation`.
+
+    ``inside=False``: for its own weights only, not for those of the modules in it.
+    """
     with torch_seeded(seed, (p.device for p in module.parameters())), torch.no_grad():
-        for part in module.modules():
+        for part in module.modules() if inside else [module]:
             own = [weight for weight in part.parameters(recurse=False) if weight.is_floating_point()]
             before = [weight.clone() for weight in own]
             reset = getattr(part, "reset_parameters", None)
