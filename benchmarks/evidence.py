@@ -31,7 +31,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     if not files:
         raise SystemExit(f"{folder} holds no per_image-*.jsonl: run squeezecam evaluate --out {folder} first")
     lines = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
-    return {record["file"]: record for line in lines[1:] for record in line["records"]}
+    return {Path(record["file"]).name: record for line in lines[1:] for record in line["records"]}
 
 
 def joined(folders: list[Path]) -> list[dict[str, Any]]:
