@@ -602,3 +602,20 @@ def test_a_model_compiled_in_place_is_run_eagerly_and_left_compiled(part: str) -
     squeeze.explain(x)
     assert inner._compiled_call_impl is refused
     assert {id(p) for p in squeeze.model.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_complex_numbers_are_refused():
+    class Fourier(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft2(x)
+
+    class Waves(ConvNet):
+        def __init__(self):
+            super().__init__()
+            self.waves = Fourier()
+
+        def forward(self, x):
+            return self.fc(self.waves(self.features(x)).abs().mean((2, 3)))
+
+    with pytest.raises(SiteError, match=r"output of waves.*complex.*at="):
+        squeezecam.attach(Waves(), torch.randn(2, 2, 14, 18), at=squeezecam.Site("waves", layout="n c h w"))

@@ -184,6 +184,10 @@ class Squeeze(Calls):
 
     def _see(self, stream: str, tensor: Tensor, batch: int, lengths: Tensor | None = None) -> Capture:
         place = self.places[stream]
+        if tensor.is_complex():
+            raise SiteError(
+                f"{place.describe()}: its numbers are complex; name a place where they are real with at=..."
+            )
         features = self._unpack(tensor, place, batch)
         squeezed = squeeze_stream(features, place.layout, per_frame=self.per_frame, lengths=lengths)
         return Capture(features, squeezed, self.block(stream).gates(squeezed))

@@ -127,3 +127,13 @@ def test_errors_name_both_shapes():
         baseline(PICTURE, "nothing")
     with pytest.raises(InputError, match=r"base has shape \(3, 3\)"):
         baseline(PICTURE, torch.zeros(3, 3))
+
+
+def test_pictures_of_whole_numbers_are_refused():
+    with pytest.raises(InputError, match=r"uint8, expected floating point"):
+        insertion(
+            lambda x: x.float().mean((2, 3)),
+            torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+            torch.rand(1, 4, 4),
+            torch.tensor([0]),
+        )

@@ -43,7 +43,13 @@ def baseline(inputs: Tensor, base: Base | Tensor, *, kernel: int = 11, sigma: fl
     ``mean`` is the mean of each picture and channel. ``zero`` is zero in the units of ``inputs``: the mean colour of
     the data set where inputs are standardised. A tensor is broadcast to the inputs. ``kernel`` and ``sigma`` (pixels)
     are for ``blur``.
+
+    Raises:
+        InputError: an unknown base, one that does not fit, inputs that are no floating-point numbers.
+
     """
+    if not inputs.is_floating_point():
+        raise InputError(f"inputs are {inputs.dtype}, expected floating point: preprocess them as the model takes them")
     if isinstance(base, Tensor):
         try:
             return base.to(inputs).expand_as(inputs)
