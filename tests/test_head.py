@@ -157,6 +157,19 @@ def test_a_formula_that_no_longer_holds_is_a_doubt(kind: str, strays: bool, appl
     assert not any(said in line for line in squeeze.explain(x, method="published").status)
 
 
+@pytest.mark.parametrize(("options", "kind", "pool"), VARIANTS)
+def test_a_formula_that_holds_is_no_doubt(options: dict, kind: str, pool: str) -> None:
+    torch.manual_seed(5)
+    model = Net(**options).eval()
+    squeeze = squeezecam.attach(model, torch.randn(3, 3, 10, 14))
+    for scale in (0.1, 1.0, 30.0):
+        x = scale * torch.randn(4, 3, 10, 14)
+        for target in (None, 1, [[0, 3]] * 4):
+            assert not any("no longer" in line for line in squeeze.explain(x, method="class", target=target).status)
+    model.register_forward_hook(lambda module, args, output: 2 * output + 1)
+    assert all("no longer" in line for line in squeeze.explain(torch.randn(4, 3, 10, 14), method="class").status)
+
+
 def test_a_layer_that_is_gone_is_told() -> None:
     model, x = Necked("plain").eval(), torch.randn(4, 3, 10, 14)
     squeeze = squeezecam.attach(model, x)

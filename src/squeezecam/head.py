@@ -163,15 +163,21 @@ class Head:
         that was the identity while it was fresh, a pooling with a learned exponent. ``features`` as the model has them,
         ``values (N, K)``: the output.
         """
-        if self.link == "identity" and self.kind != "conv":
-            found = (self.channel_weights(model, features, target) * self.squeeze(features)).sum(1)
-            found = found + self.constant(model, features, target, taken)
+        if self.link in ("identity", "sigmoid"):  # the other classes have no say in it
+            found = LINKS[self.link](self._logit(model, features, target, taken))
         else:
-            logits = self.logits(model, features, taken)
-            found = LINKS[self.link](logits).gather(1, target[:, None])[:, 0]
+            found = LINKS[self.link](self.logits(model, features, taken)).gather(1, target[:, None])[:, 0]
         expected = heatmap.at_least_float32(values).gather(1, target[:, None])[:, 0]
         allowed = STRAYED * max(tolerance_of(features), tolerance_of(values))
         return (found - expected).abs() > allowed * heatmap.at_least_float32(values).abs().amax(1)
+
+    def _logit(self, model: nn.Module, features: Tensor, target: Tensor, taken: Tensor | None) -> Tensor:
+        """The formula for one class of each sample, ``(N,)``."""
+        if self.kind == "conv":
+            positions = self.class_map(model, features, target).flatten(1)
+            return positions.amax(1) if self.pool == "max" else positions.mean(1)
+        found = (self.channel_weights(model, features, target) * self.squeeze(features)).sum(1)
+        return found + self.constant(model, features, target, taken)
 
     def constant(self, model: nn.Module, features: Tensor, target: Tensor, taken: Tensor | None = None) -> Tensor:
         """What the logit has beside the mean of the class map, ``(N,)``.
