@@ -163,7 +163,8 @@ def native_maps(
     maps, kept = [], []
     goals = [None] if targets is None else list(targets.unbind(1))
     for goal in goals if chosen.of_class else goals[:1]:
-        kept.append(rule(_score(squeeze, head, chosen.score, seen, gates, in_path, goal)))
+        every = chosen.keep == "all"  # then nothing has to be ranked
+        kept.append(rule(gates if every else _score(squeeze, head, chosen.score, seen, gates, in_path, goal)))
         if chosen.needs_refiner:
             refiner = squeeze.refiner(output)
             assert refiner is not None
