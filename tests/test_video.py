@@ -306,6 +306,13 @@ def test_the_spool_gives_back_what_it_was_given_and_leaves_nothing(tmp_path: Pat
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")
+def test_a_full_disk_is_told_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    with Spool("maps") as spool, pytest.raises(InputError, match="cannot keep the maps of the clip in maps: No space"):
+        spool.append(np.ones((1, 2, 2)))
+
+
 def test_frames_at_a_steady_rate_are_the_nearest_in_time() -> None:
     times = [i / 30 for i in range(31)] + [1.5, 1.52]
     frames = [Frame(i, t, np.zeros((2, 2, 3), np.uint8)) for i, t in enumerate(times)]

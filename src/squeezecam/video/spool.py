@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,8 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take is not needed any more
+            self._file.close()
 
     def __len__(self) -> int:
         return self._count
@@ -60,6 +62,7 @@ class Spool:
         try:
             self._file.seek(0, 2)
             self._file.write(values.tobytes())
+            self._file.flush()  # or a full disk would be told by whoever reads next, without a name
         except OSError as error:
             raise InputError(
                 f"cannot keep the maps of the clip in {self._folder}: {error.strerror or error}"
