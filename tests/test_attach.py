@@ -207,6 +207,16 @@ def test_a_part_that_runs_again_in_the_backward_pass_is_refused_in_training_only
     squeezecam.attach(model, x).train()(x).sum().backward()  # a block that only watches is in nobody's way
 
 
+def test_a_checkpoint_of_the_whole_runs_again_with_its_block():
+    model, x = ConvNet().eval(), torch.randn(3, 2, 14, 18)
+    squeeze = leave_identity(squeezecam.attach(model, x, apply="gate")).train()
+    squeeze(x).square().sum().backward()
+    expected = [p.grad.clone() for p in squeeze.parameters()]
+    squeeze.zero_grad()
+    checkpoint(squeeze, x.requires_grad_(), use_reentrant=False).square().sum().backward()
+    assert all(torch.equal(p.grad, one) for p, one in zip(squeeze.parameters(), expected, strict=True))
+
+
 # --- flags, hooks, exceptions ---------------------------------------------------------------------------
 
 

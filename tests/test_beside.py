@@ -359,3 +359,19 @@ def test_other_inputs_by_keyword_and_a_saved_fit(tmp_path: Path) -> None:
     assert head.columns == (0, C)
     before = F.relu(model.meta(fresh["m"]))
     assert before.shape == (3, 5)
+
+
+def test_a_layer_of_another_kind_in_the_place_of_the_joined_one_still_gives_the_map() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, layer: nn.Linear) -> None:
+            super().__init__()
+            self.weight, self.bias = layer.weight, layer.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight, self.bias)
+
+    model, x, m = Joined().eval(), torch.randn(4, 3, 10, 12), torch.randn(4, M)
+    squeeze = squeezecam.attach(model, (x, m))
+    expected = squeeze.explain((x, m), method="class").raw
+    model.fc = Wrapped(model.fc)  # type: ignore[assignment]
+    assert torch.equal(squeeze.explain((x, m), method="class").raw, expected)

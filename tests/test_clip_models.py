@@ -173,6 +173,39 @@ def test_a_map_has_the_frames_of_its_clip_whatever_the_channels(channels: int, a
             assert squeeze.as_module("published")(clip(frames))[1].shape == (2, frames, 16, 20)
 
 
+def test_a_gate_for_every_frame_before_a_known_head() -> None:
+    x = torch.randn(3, 3, 8, 16, 16)
+    squeeze = attach(Whole(3).eval(), x[:2], apply="gate", gates="frame")
+    assert squeeze.head() is not None
+    with torch.no_grad():
+        squeeze.block().expand.weight.normal_()
+    for method in ("published", "class"):
+        found = squeeze.explain(x, method=method)
+        assert found.raw.shape == (3, 8, 16, 16)
+        assert not any("does not do here" in line for line in found.status)
+
+
+class Turned(torch.nn.Module):
+    """Channels last, or a linear stem, before convolutions whose channels are as many as there are frames."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last, self.fc = last, torch.nn.Linear(32, 4)
+        self.later = torch.nn.Sequential(torch.nn.Conv3d(16, 32, 3, 1, 1), torch.nn.ReLU())
+        self.stem = torch.nn.Conv3d(3, 16, 1) if last else torch.nn.Linear(3, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.movedim(-1, 1)) if self.last else self.stem(x.movedim(1, -1)).movedim(-1, 1)
+        return self.fc(self.later(x).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize(("last", "shape"), [(True, (2, 16, 20, 24, 3)), (False, (2, 3, 16, 20, 24))])
+def test_convolutions_further_on_do_not_say_where_the_channels_are(last: bool, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    squeeze = attach(Turned(last).eval(), x)
+    assert squeeze.explain(x, method="published").heatmap.shape == (2, 16, 20, 24)
+
+
 def test_frames_that_would_become_samples_are_refused() -> None:
     squeeze = attach(Frames(3).eval(), torch.randn(2, 1, 3, 16, 20))
     with pytest.raises(SiteError, match=r"holds 12 samples, the input 2.*attach with a clip of several frames"):

@@ -18,7 +18,7 @@ from squeezecam.fit import batches as batching
 from squeezecam.fit import faithful
 from squeezecam.fit.features import random_windows
 from squeezecam.fit.report import same_prediction, wilson
-from squeezecam.fit.runner import HeadRunner
+from squeezecam.fit.runner import HeadRunner, _stubbed
 
 CLASSES, CHANNELS, SIDE = 4, 32, 6
 
@@ -214,6 +214,28 @@ class TestRunner:
         handle = model.fc.register_forward_pre_hook(elsewhere)
         runner.run(raws, 5)
         assert torch.equal(found[0], expected)
+
+    def test_a_module_gets_its_own_back_in_whatever_order_threads_are_through(self) -> None:
+        module, x = nn.Linear(3, 3), torch.ones(2, 3)
+        expected, entered, leave = module(x), threading.Event(), threading.Event()
+        seen: list[Tensor] = []
+
+        def elsewhere() -> None:
+            with _stubbed(module, {0: (1, 5)}, 1, 2, torch.device("cpu")):
+                entered.set()
+                leave.wait(10)
+                seen.append(module(x))
+
+        thread = threading.Thread(target=elsewhere)
+        with _stubbed(module, {0: (1, 4)}, 1, 2, torch.device("cpu")):
+            thread.start()
+            entered.wait(10)
+            assert module(x).shape == (2, 4)
+        assert torch.equal(module(x), expected)
+        leave.set()
+        thread.join()
+        assert seen[0].shape == (2, 5)
+        assert "forward" not in module.__dict__
 
     def test_wrong_features_are_noticed(self) -> None:
         squeeze = attached()

@@ -147,7 +147,7 @@ def test_a_formula_that_no_longer_holds_is_a_doubt(kind: str, strays: bool, appl
     squeeze = squeezecam.attach(model, x, apply=apply)  # type: ignore[arg-type]
     with torch.no_grad():
         squeeze.block().expand.weight.normal_()
-    said = "no longer does what it did when the block was attached"
+    said = "does not do here what was verified"
     for method in ("class", "focus"):
         assert not any(said in line for line in squeeze.explain(x, method=method).status)
         assert not any(said in line for line in squeeze.explain(x * 100, method=method, target=[[0, 1]] * 4).status)
@@ -165,9 +165,48 @@ def test_a_formula_that_holds_is_no_doubt(options: dict, kind: str, pool: str) -
     for scale in (0.1, 1.0, 30.0):
         x = scale * torch.randn(4, 3, 10, 14)
         for target in (None, 1, [[0, 3]] * 4):
-            assert not any("no longer" in line for line in squeeze.explain(x, method="class", target=target).status)
+            assert not any(
+                "does not do here" in line for line in squeeze.explain(x, method="class", target=target).status
+            )
     model.register_forward_hook(lambda module, args, output: 2 * output + 1)
-    assert all("no longer" in line for line in squeeze.explain(torch.randn(4, 3, 10, 14), method="class").status)
+    assert all("does not do here" in line for line in squeeze.explain(torch.randn(4, 3, 10, 14), method="class").status)
+
+
+def test_what_large_parts_of_both_signs_leave_is_no_doubt() -> None:
+    class Balanced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.fc = nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU()), nn.Linear(64, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.features(x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Balanced().eval(), torch.randn(400, 3, 12, 12)
+    with torch.no_grad():
+        model.fc.bias.sub_(model(x).median())  # half of the values on either side of 0, some very near
+    for precision in (torch.float32, torch.bfloat16):
+        squeeze = squeezecam.attach(model.to(precision), x[:8].to(precision), task="binary")
+        status = squeeze.explain(x.to(precision), method="class").status
+        assert not any("does not do here" in line for line in status)
+        model.float()
+
+
+def test_a_relu_before_max_pooling_is_seen() -> None:
+    class Peaked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.fc = nn.Conv2d(3, C, 3, 2, 1), nn.Linear(C, K)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.features(x).relu().amax((2, 3)))
+
+    squeeze = squeezecam.attach(Peaked().eval(), torch.randn(2, 3, 16, 16))
+    head = squeeze.head()
+    assert head is not None
+    assert (head.pool, head.exact) == ("relu-max", False)
+    x = torch.randn(64, 3, 16, 16) * torch.linspace(0, 1, 64).view(-1, 1, 1, 1)
+    assert not any("does not do here" in line for line in squeeze.explain(x, method="class").status)
 
 
 def test_a_layer_that_is_gone_is_told() -> None:

@@ -15,15 +15,14 @@ from squeezecam.block import SEBlock
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.finer import last_finer, watching
 from squeezecam.frames import name_time
-from squeezecam.head import find_head
+from squeezecam.head import find_head, told_apart
 from squeezecam.heatmap import suited_aggregate
 from squeezecam.joined import find_joined, layer_inputs, map_changed
 from squeezecam.links import last_links
 from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
-from squeezecam.sizes import frames_first
 from squeezecam.tap import evaluating
-from squeezecam.upstream import before, before_all, beside, input_of
+from squeezecam.upstream import before, before_all, beside, frames_first, input_of
 
 __all__ = ["Squeeze", "attach", "get"]
 
@@ -48,7 +47,8 @@ def attach(
 ) -> Squeeze:
     """Put an SE block before the classifier of ``model``.
 
-    Two forward passes on ``example``: one to trace the data flow, one to verify what was found on the numbers
+    Two forward passes on ``example`` (a third where its map is the same everywhere, or something is joined to the
+    pooled map): one to trace the data flow, one to verify what was found on the numbers
     themselves. The new block is drawn from where torch's generator stands, which is put back: what you draw next is as
     without attaching.
 
@@ -198,10 +198,10 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         squeeze.aggregates[stream] = suited_aggregate(seen.features)
         place = squeeze.places[stream]
         squeeze.input_paths[stream] = path = input_of(anatomy, place)
-        shape = squeeze.example_leaves[path][0] if path in squeeze.example_leaves else ()
-        squeeze.frames_first[stream] = frames_first(squeeze.model, place, shape)
+        squeeze.frames_first[stream] = frames_first(anatomy, place, path)
     if len(found) == 1:
-        features = next(iter(found.values())).features
+        ((stream, seen),) = found.items()
+        features = seen.features
         if _flat(features):  # as of a picture of zeros: mean and maximum are the same, and any formula fits
             features, taken, result = map_changed(squeeze, args, kwargs, layers)
         for name, path in squeeze.outputs.items():
@@ -216,6 +216,9 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
                 head = find_joined(
                     squeeze.model, features, output, name, path, anatomy.weights[name], taken[name], again
                 )
+            if head is not None and head.pool == "max" and head.columns is None and squeeze.signed[stream]:
+                below, _, shown = map_changed(squeeze, args, kwargs, layers, negative=True)
+                head = told_apart(head, squeeze.model, below, tree.get(shown, path))
             if head is not None:
                 squeeze.heads[name] = head
         place = next(iter(squeeze.places.values()))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from squeezecam import tree, vector
+from squeezecam import heatmap, tree, vector
 from squeezecam.block import IDENTITY_GATE, full_precision
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.change import FEWEST, spread_by_change
 from squeezecam.errors import InputError
-from squeezecam.frames import time_axis
+from squeezecam.frames import scaled_features, time_axis
 from squeezecam.links import score_kind
-from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for, scaled
+from squeezecam.methods import Method, default_method, frame_maps, native_maps, recipe_for
 from squeezecam.origin import FIT, LOCATE, REFINE
 from squeezecam.readout import ReadoutHead
 from squeezecam.sizes import enlarged, map_size, without_padding
@@ -280,11 +280,13 @@ def _strayed(
     head = squeeze.heads.get(output)
     if head is None or len(captures) != 1 or values.ndim != 2:
         return None
-    (seen,) = captures.values()
-    features = seen.features
+    ((stream, seen),) = captures.items()
+    if head.columns is not None and output not in seen.taken:
+        return None
+    features = heatmap.at_least_float32(seen.features)
     if squeeze.apply_mode == "gate":
-        features = scaled(features, seen.gates / IDENTITY_GATE)
-    return head.strays(squeeze.model, features, target, values, seen.taken.get(output))
+        features = scaled_features(features, squeeze.places[stream].layout, seen.gates / IDENTITY_GATE)
+    return head.strays(squeeze.model, features, target, values, seen.taken.get(output), seen.features.dtype)
 
 
 def _status(

@@ -98,7 +98,7 @@ def speaking_for(
     """
     evidence = head.class_map(model, features, target)
     seen = head.evidence_features(features)
-    if head.kind not in ("linear", "conv") or (signed and head.pool != "relu-mean"):
+    if head.kind not in ("linear", "conv") or (signed and not head.pool.startswith("relu")):
         return evidence.relu()
     matrix = head.matrix(model)
     weights = matrix[target]

@@ -83,12 +83,18 @@ def scale_by(place: Place, tensor: Tensor, factors: Tensor, batch: int) -> Tenso
     """``tensor`` at ``place``, its channels times ``factors``: ``(N, C)`` per clip, ``(N, T, C)`` per frame."""
     if factors.ndim == 2:
         return place.layout.scale(tensor, factors)
-    axis = time_axis(place.layout)
-    assert axis is not None
-    features = place.layout.unpack(tensor, batch, place.grid)
+    return place.layout.pack(scaled_features(place.layout.unpack(tensor, batch, place.grid), place.layout, factors))
+
+
+def scaled_features(features: Tensor, layout: Layout, factors: Tensor) -> Tensor:
+    """Canonical features ``(N, C, *S)`` times ``factors``, ``(N, C)`` or ``(N, T, C)``."""
     shape = [features.shape[0], features.shape[1], *[1] * (features.ndim - 2)]
-    shape[axis] = features.shape[axis]
-    return place.layout.pack(features * factors.transpose(1, 2).reshape(shape).to(features.dtype))
+    if factors.ndim == 3:
+        axis = time_axis(layout)
+        assert axis is not None
+        shape[axis] = features.shape[axis]
+        factors = factors.transpose(1, 2)
+    return features * factors.reshape(shape).to(features.dtype)
 
 
 def fold_time(features: Tensor, layout: Layout) -> Tensor:

@@ -7,7 +7,7 @@ to give the model's output.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -25,7 +25,9 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "log-softmax": lambda logits: logits.log_softmax(-1),
     "sigmoid": torch.sigmoid,
 }
-STRAYED = 5.0
+POOLS = ("mean", "relu-mean", "max", "relu-max")
+"""As they are tried. Where every channel has a maximum above 0 the last two are the same: see :func:`told_apart`."""
+STRAYED = 3.0
 """Tolerances that an output may be away from its formula when a model is used: rounding differs from call to call."""
 _NORM_EPS = (1e-5, 1e-6, 1e-12)
 
@@ -38,7 +40,7 @@ class Head:
     b))``, the 1x1 convolution before pooling of SqueezeNet and its kin.
 
     Attributes:
-        pool: ``"mean"``, ``"relu-mean"`` (a ReLU follows the map) or ``"max"``.
+        pool: ``"mean"`` or ``"max"``; ``"relu-mean"`` and ``"relu-max"`` where a ReLU follows the map.
         activation: of a ``conv`` head: ``"none"`` or ``"relu"``.
         link: what stands between the logits and the output.
         weight, bias, scale, shift: names of the parameters, read from the model at each use, so that training is
@@ -67,11 +69,14 @@ class Head:
     @property
     def exact(self) -> bool:
         """Whether the mean of this head's signed class map over the positions, plus a constant, is the logit."""
-        return self.pool != "max"
+        return self.pool in ("mean", "relu-mean")
 
     def describe(self) -> str:
         """One line for people."""
-        pool = {"mean": "mean pooling", "relu-mean": "ReLU and mean pooling", "max": "max pooling"}[self.pool]
+        pool = {
+            "mean": "mean pooling", "relu-mean": "ReLU and mean pooling", "max": "max pooling",
+            "relu-max": "ReLU and max pooling",
+        }[self.pool]  # fmt: skip
         if self.kind == "conv":
             act = " and ReLU" if self.activation == "relu" else ""
             return f"1x1 convolution '{self.weight}'{act}, then {pool}"
@@ -97,12 +102,12 @@ class Head:
     def evidence_features(self, features: Tensor) -> Tensor:
         """The features as the pooling sees them: rectified where a ReLU follows."""
         features = heatmap.at_least_float32(features)
-        return features.relu() if self.pool == "relu-mean" else features
+        return features.relu() if self.pool.startswith("relu") else features
 
     def squeeze(self, features: Tensor) -> Tensor:
         """Pooled as the head pools: ``(N, C)``."""
         seen = self.evidence_features(features)
-        return seen.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(seen)
+        return squeeze_positions(seen) if self.exact else seen.flatten(2).amax(2)
 
     def logits(self, model: nn.Module, features: Tensor, taken: Tensor | None = None) -> Tensor:
         """The formula itself: ``(N, K)``.
@@ -114,7 +119,7 @@ class Head:
         bias = self._bias(model)
         if self.kind == "conv":
             maps = self._conv_maps(model, features)
-            return maps.flatten(2).amax(2) if self.pool == "max" else squeeze_positions(maps)
+            return squeeze_positions(maps) if self.exact else maps.flatten(2).amax(2)
         pooled = self.squeeze(features)
         if self.kind == "norm-linear":
             pooled = F.layer_norm(
@@ -155,27 +160,37 @@ class Head:
         return weights * squeeze_positions(seen * open_positions[:, None])
 
     def strays(
-        self, model: nn.Module, features: Tensor, target: Tensor, values: Tensor, taken: Tensor | None = None
+        self,
+        model: nn.Module,
+        features: Tensor,
+        target: Tensor,
+        values: Tensor,
+        taken: Tensor | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> Tensor:
         """Whether the model's output for ``target (N,)`` is another than the formula gives, ``(N,)`` bool.
 
         What was verified when the block was attached may have changed since: a normalisation between pooling and layer
         that was the identity while it was fresh, a pooling with a learned exponent. ``features`` as the model has them,
-        ``values (N, K)``: the output.
+        computed in ``precision``, ``values (N, K)``: the output.
         """
         if self.link in ("identity", "sigmoid"):  # the other classes have no say in it
             found = LINKS[self.link](self._logit(model, features, target, taken))
         else:
             found = LINKS[self.link](self.logits(model, features, taken)).gather(1, target[:, None])[:, 0]
         expected = heatmap.at_least_float32(values).gather(1, target[:, None])[:, 0]
-        allowed = STRAYED * max(tolerance_of(features), tolerance_of(values))
-        return (found - expected).abs() > allowed * heatmap.at_least_float32(values).abs().amax(1)
+        # What large parts of both signs leave is known no better than the parts are.
+        parts = (self.channel_weights(model, features, target) * self.squeeze(features.abs())).abs().sum(1)
+        size = torch.maximum(parts, heatmap.at_least_float32(values).abs().amax(1))
+        on_cuda = features.is_cuda
+        allowed = STRAYED * max(tolerance(precision, on_cuda), tolerance(values.dtype, on_cuda))
+        return (found - expected).abs() > allowed * size
 
     def _logit(self, model: nn.Module, features: Tensor, target: Tensor, taken: Tensor | None) -> Tensor:
         """The formula for one class of each sample, ``(N,)``."""
         if self.kind == "conv":
             positions = self.class_map(model, features, target).flatten(1)
-            return positions.amax(1) if self.pool == "max" else positions.mean(1)
+            return positions.mean(1) if self.exact else positions.amax(1)
         found = (self.channel_weights(model, features, target) * self.squeeze(features)).sum(1)
         return found + self.constant(model, features, target, taken)
 
@@ -262,13 +277,22 @@ def find_head(
     kinds += [("linear", "none", 0.0)]
     if not convolution:
         kinds += [("norm-linear", "none", eps) for eps in _NORM_EPS if scale is not None]
-    for pool in ("mean", "relu-mean", "max"):
+    for pool in POOLS:
         for kind, activation, eps in kinds:
             for link in LINKS:
                 head = Head(name, path, kind, pool, activation, link, weight_name, bias, scale, shift, eps)
                 if _reproduces(head, model, features, expected):
                     return head
     return None
+
+
+def told_apart(head: Head, model: nn.Module, features: Tensor, output: Tensor) -> Head:
+    """A head of maximum pooling with the ReLU before it that the model has, if it has one: ``output`` is what it makes
+    of ``features (N, C, *S)`` that are all negative.
+    """
+    expected = heatmap.at_least_float32(output.detach())
+    expected = expected[:, None] if expected.ndim == 1 else expected
+    return head if _reproduces(head, model, features, expected) else replace(head, pool="relu-max")
 
 
 def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor) -> bool:
@@ -288,19 +312,26 @@ def _reproduces(head: Head, model: nn.Module, features: Tensor, expected: Tensor
 
 def tolerance_of(features: Tensor) -> float:
     """How far numbers computed from these features may be apart and still count as the same, as a share of them."""
-    exact = 5e-3 if features.is_cuda else 1e-3  # convolutions there multiply with the digits of float16, as TF32
-    return {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(features.dtype, exact)
+    return tolerance(features.dtype, features.is_cuda)
+
+
+def tolerance(precision: torch.dtype, on_cuda: bool) -> float:
+    """The same of numbers in this precision."""
+    exact = 5e-3 if on_cuda else 1e-3  # convolutions there multiply with the digits of float16, as TF32
+    return {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(precision, exact)
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     try:
-        found: Tensor = getattr(model.get_submodule(owner), leaf)
+        found = getattr(model.get_submodule(owner), leaf)
     except AttributeError:
+        found = None
+    if not isinstance(found, Tensor):
         raise InputError(
             f"the model has no '{name}' any more, which its classes were read off when the block was attached: attach "
             "again"
-        ) from None
+        )
     return found
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
-from squeezecam.head import LINKS, Head, tolerance_of
+from squeezecam.head import LINKS, POOLS, Head, tolerance_of
 from squeezecam.tap import Handler, tapped
 
 if TYPE_CHECKING:
@@ -50,11 +50,16 @@ def layer_inputs(model: nn.Module, layers: Mapping[str, str]) -> Iterator[dict[s
 
 
 def map_changed(
-    squeeze: Squeeze, args: tuple[Any, ...], kwargs: dict[str, Any], layers: Mapping[str, str]
+    squeeze: Squeeze,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    layers: Mapping[str, str],
+    *,
+    negative: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor], Any]:
     """The model once more with its only map changed at random: those features, what the layers took then, the result.
 
-    A map that is 0 everywhere is replaced by random numbers above 0.
+    A map that is 0 everywhere is replaced by random numbers above 0; ``negative``: any, by random numbers below 0.
     """
     (stream, place), *_ = squeeze.places.items()
     seen: list[Tensor] = []
@@ -62,7 +67,7 @@ def map_changed(
     def change(tensor: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         factor = (0.5 + torch.rand(tensor.shape, generator=generator)).to(tensor)  # signs stay, for a ReLU may follow
-        seen.append(tensor * factor if bool(tensor.any()) else factor)
+        seen.append(-factor if negative else tensor * factor if bool(tensor.any()) else factor)
         return seen[0].clone()
 
     handlers: dict[str, Handler] = {stream: change}
@@ -103,7 +108,7 @@ def find_joined(
     if link is None:
         return None
     changed: tuple[Tensor, Tensor | None] | None = None
-    for pool in ("mean", "relu-mean", "max"):
+    for pool in POOLS:
         whole = Head(name, path, "linear", pool, "none", link, weight_name, bias_name)
         for first in _starts(taken, whole.squeeze(features), tolerance_of(features)):
             head = Head(

@@ -44,8 +44,17 @@ def score_kind(squeeze: Squeeze, output: str) -> Outputs:
     return "sigmoid" if labels else "logits"
 
 
+def seen_kind(kind: Outputs, scores: Tensor) -> Outputs:
+    """``kind``, or probabilities in place of logits where all rows of ``scores (..., K)`` are such: made by something
+    that the graph does not tell, a mean of several softmaxes say.
+    """
+    likely = kind == "logits" and bool((scores >= 0).all()) and bool(((scores.float().sum(-1) - 1).abs() < 1e-3).all())
+    return "probabilities" if likely else kind
+
+
 def probabilities(scores: Tensor, kind: Outputs) -> Tensor:
     """Scores ``(..., K)`` as probabilities."""
+    kind = seen_kind(kind, scores)
     if kind == "sigmoid":
         return scores.sigmoid()
     return scores.softmax(-1) if kind == "logits" else scores

@@ -170,7 +170,7 @@ def native_maps(
             assert refiner is not None
             assert head is not None
             assert goal is not None
-            features = scaled(seen.features, in_path)
+            features = _scaled(seen.features, in_path)
             maps.append(refined_map(refiner, head, squeeze.model, features, goal, values, seen.finer))
         elif chosen.aggregate == "class":
             assert head is not None
@@ -179,7 +179,7 @@ def native_maps(
         elif chosen.aggregate == "focus":
             assert head is not None
             assert goal is not None
-            features = scaled(seen.features, _of_kept(in_path, kept[-1]))
+            features = _scaled(seen.features, _of_kept(in_path, kept[-1]))
             locator = squeeze.locator(output)
             if locator is None or seen.finer is None:
                 maps.append(focus_map(head, squeeze.model, features, goal, squeeze.signed[stream], seen.finer))
@@ -241,7 +241,7 @@ def _score(
         return gates * (head.squeeze(seen.features) if head is not None else seen.squeezed.to(gates.dtype))
     assert head is not None
     assert goal is not None
-    return head.channel_evidence(squeeze.model, scaled(seen.features, in_path), goal)
+    return head.channel_evidence(squeeze.model, _scaled(seen.features, in_path), goal)
 
 
 def _class_map(
@@ -254,8 +254,8 @@ def _class_map(
 ) -> Tensor:
     factors = _of_kept(in_path, kept)
     if head.kind in ("conv", "readout"):  # not linear in the features as they come
-        return head.class_map(squeeze.model, scaled(features, factors), goal)
-    weights = head.channel_weights(squeeze.model, scaled(features, in_path), goal)
+        return head.class_map(squeeze.model, _scaled(features, factors), goal)
+    weights = head.channel_weights(squeeze.model, _scaled(features, in_path), goal)
     return heatmap.weighted_sum(head.evidence_features(features), weights * factors)
 
 
@@ -264,7 +264,7 @@ def _of_kept(in_path: Tensor | None, kept: vector.Kept) -> Tensor:
     return kept.mask if in_path is None else in_path * kept.mask
 
 
-def scaled(features: Tensor, factors: Tensor | None) -> Tensor:
+def _scaled(features: Tensor, factors: Tensor | None) -> Tensor:
     """Features as the head sees them: times ``factors (N, C)``, or as they are where no block is in the path."""
     features = heatmap.at_least_float32(features)
     return features if factors is None else features * factors.view(*factors.shape, *[1] * (features.ndim - 2))

@@ -168,11 +168,12 @@ class Squeeze(Calls):
     ) -> Handler:
         place = self.places[stream]
         learning = self.training and torch.is_grad_enabled() and self.apply_mode == "gate"
+        around = _checkpoint()  # of this module as a whole: what runs again then has the block in it
 
         def handle(tensor: Tensor) -> Tensor | None:
             if learning and not torch.is_grad_enabled():
                 warnings.warn(_NO_GRADIENT.format(place.describe()), SqueezeWarning, stacklevel=2)
-            if learning and _checkpointed():
+            if learning and _checkpoint() is not around:
                 raise InputError(_RUN_TWICE.format(place.describe()))
             seen = self._see(stream, tensor, batch, lengths)
             if found is not None:  # a copy, because an in-place activation may follow
@@ -361,11 +362,13 @@ class Squeeze(Calls):
         return f"Squeeze around {type(self.model).__name__}\n  {inner}"
 
 
-def _checkpointed() -> bool:
-    """Whether ``torch.utils.checkpoint`` (not its reentrant form, which runs without gradients) is at work."""
+def _checkpoint() -> Any:
+    """The checkpoint of ``torch.utils.checkpoint`` that is at work (not of its reentrant form, which runs without
+    gradients), or None.
+    """
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     top = hooks(False) if hooks is not None else None
-    return top is not None and getattr(top[0], "__module__", "") == "torch.utils.checkpoint"
+    return top[0] if top is not None and getattr(top[0], "__module__", "") == "torch.utils.checkpoint" else None
 
 
 def shared_copy(model: nn.Module) -> nn.Module:

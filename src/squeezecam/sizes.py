@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from squeezecam import heatmap, tree
 from squeezecam.anatomy import Place
@@ -47,27 +47,13 @@ def map_size(
     return sizes
 
 
-def frames_first(model: nn.Module, place: Place, shape: tuple[int, ...]) -> bool | None:
-    """Whether clips of ``shape`` have frames before channels, by the channels that the model's first convolution takes;
-    None where it cannot be told by that.
-    """
-    if len(place.grid) != 3 or len(shape) != 5:
-        return None
-    second, third = shape[1:3]
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.in_channels in (second, third):
-            if second == third:  # each in its usual form: frames one by one, or a clip as a whole
-                return isinstance(module, nn.Conv2d)
-            return module.in_channels == third
-    return None
-
-
 def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | None = None) -> tuple[int, ...]:
     """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
 
     The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
     positional, the one with the most axes. An input of too few axes (token ids) gives the native grid. Of clips
-    ``frames_first`` says what :func:`frames_first` does of the example; None: guessed from this input.
+    ``frames_first`` says what :func:`squeezecam.upstream.frames_first` does of the example; None: guessed from this
+    input.
     """
     try:
         shape = tuple(tree.get(call, path).shape)

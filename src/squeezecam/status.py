@@ -13,8 +13,8 @@ from squeezecam.vector import FALLBACK_SHARE, Kept
 # True of every map without an adapter and no doubt about any: said once below a figure, not as a warning on each.
 NO_FIT_NEEDED = "block not fitted: the class map"
 STRAYED = (
-    "the classification layer no longer does what it did when the block was attached, so the map is not the evidence "
-    "that the model goes by: attach again"
+    "the classification layer does not do here what was verified when the block was attached, so the map is not the "
+    "evidence that the model goes by: attach again if the model has changed since"
 )
 _CAUSE = "(NaN or infinity in the input or the weights)"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from squeezecam import tree
 from squeezecam.anatomy import Anatomy, Place
-from squeezecam.graph import Call
+from squeezecam.axes import CONVOLUTION, LINEAR
+from squeezecam.graph import Call, Graph
 
 
 def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
@@ -12,6 +13,38 @@ def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
     made_of = anatomy.graph.ancestors([place.node])
     leaves = [(path, node) for path, node in anatomy.graph.inputs if node in made_of]
     return max(leaves, key=lambda leaf: len(anatomy.graph.nodes[leaf[1]].shape))[0] if leaves else (0, 0)
+
+
+def frames_first(anatomy: Anatomy, place: Place, path: tree.Path) -> bool | None:
+    """Whether the clips at ``path`` have frames before channels, by what the first convolution takes as channels; None
+    where that does not tell, or where these are no clips.
+    """
+    leaf = dict(anatomy.graph.inputs).get(path)
+    shape = () if leaf is None else anatomy.graph.nodes[leaf].shape
+    if leaf is None or len(place.grid) != 3 or len(shape) != 5:
+        return None
+    taken = _first_convolved(anatomy.graph, leaf)
+    if taken is None or taken[1] not in shape[1:3]:
+        return None
+    if shape[1] == shape[2]:  # each in its usual form: frames one by one, or a clip as a whole
+        return len(taken) == 4
+    return taken[1] == shape[2]
+
+
+def _first_convolved(graph: Graph, leaf: int) -> tuple[int, ...] | None:
+    """Shape of what the first convolution takes that sees an input, with nothing before it that makes channels."""
+    children, waiting, seen = graph.children(), [leaf], {leaf}
+    while waiting:
+        node = min(waiting)
+        waiting.remove(node)
+        for child in children.get(node, []):
+            op = graph.nodes[child].op
+            if op in CONVOLUTION:
+                return graph.nodes[node].shape
+            if child not in seen and op not in LINEAR and op != "bmm":
+                seen.add(child)
+                waiting.append(child)
+    return None
 
 
 def beside(anatomy: Anatomy, places: list[Place]) -> dict[str, list[tree.Path]]:

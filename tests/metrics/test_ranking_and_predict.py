@@ -74,6 +74,11 @@ def test_a_softmax_of_one_value_is_refused():
     assert class_scores(torch.zeros(2, 1), torch.tensor([0, 0]), "sigmoid").tolist() == [0.5, 0.5]
 
 
+def test_an_unknown_kind_of_outputs_is_refused():
+    with pytest.raises(InputError, match=r"outputs is 'softmax', expected 'logits', 'sigmoid'"):
+        class_scores(torch.zeros(2, 3), torch.tensor([0, 0]), "softmax")
+
+
 def test_wrong_outputs_and_targets_are_named():
     with pytest.raises(InputError, match=r"\(2, 3, 4\)"):
         class_scores(torch.zeros(2, 3, 4), torch.tensor([0, 1]))

@@ -76,6 +76,7 @@ def fit(
     from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError, SqueezeWarning
+    from squeezecam.methods import default_method
     from squeezecam.processes import first_only
 
     check_file(out)
@@ -131,6 +132,7 @@ def fit(
                 if locate:
                     located = squeeze.locate(pictures, inputs=as_it_is, output=output, seed=seed)
                     squeeze.save(out)
+    report.shown = default_method(squeeze, output)  # a refiner changes it
     if as_json:
         record = {"command": command(), "adapter": str(out), **report.as_dict()}
         if tuned is not None:

@@ -16,6 +16,7 @@ from squeezecam.evaluation.channels import channel_figures
 from squeezecam.evaluation.columns import SENSITIVITY_DRAWS, Column
 from squeezecam.evaluation.doubting import doubts_of
 from squeezecam.evaluation.subject import Remembering, Subject
+from squeezecam.links import seen_kind
 from squeezecam.methods import METHODS
 from squeezecam.metrics import (
     adcc,
@@ -37,7 +38,7 @@ from squeezecam.metrics import (
     sparseness,
 )
 from squeezecam.metrics.baseline import Base
-from squeezecam.metrics.predict import class_scores, scores_in_batches
+from squeezecam.metrics.predict import Outputs, class_scores, scores_in_batches
 from squeezecam.metrics.ranking import pixel_ranks
 from squeezecam.peers import MapMethod
 
@@ -95,7 +96,9 @@ def measure(
             "the place (pointing_game, energy_pointing_game, mask_iou, max_box_acc, max_box_acc_v2) and of the map"
         )
     target = values.argmax(1) if target is None else target.to(values.device)
-    kind = subject.outputs if values.shape[1] > 1 else "scores"
+    kind: Outputs = "scores"
+    if values.shape[1] > 1:
+        kind = subject.scores or seen_kind(subject.outputs, values)
     full = class_scores(values, target, kind)
     used: dict[str, Base] = {"insertion": INSERTION_BASE, "deletion": DELETION_BASE}
     bases = {name: baseline(pictures, base) for name, base in used.items() if name in needs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.module import Squeeze
 from squeezecam.tap import Handler, tapped
+
+_lock = threading.Lock()
 
 
 class HeadRunner:
@@ -131,25 +133,46 @@ def _stubbed(
     """``module`` returns placeholders in the calls named in ``shapes`` and works as ever in the others, and in other
     threads.
     """
-    original, mine = module.forward, threading.get_ident()
-    had_own = "forward" in module.__dict__
     count = 0
 
-    def stub(*args: Any, **kwargs: Any) -> Any:
+    def placeholder() -> Tensor | None:
         nonlocal count
-        if threading.get_ident() != mine:
-            return original(*args, **kwargs)
         count += 1
         shape = shapes.get(count - 1)
         if shape is None:
-            return original(*args, **kwargs)
+            return None
         return torch.zeros((), device=device).expand(shape[0] // example_batch * batch, *shape[1:])
 
-    module.__dict__["forward"] = stub
+    with _lock:
+        stub = module.__dict__.get("forward")
+        if not isinstance(stub, _Stub):
+            stub = module.__dict__["forward"] = _Stub(module)
+        stub.by_thread[threading.get_ident()] = placeholder
     try:
         yield
     finally:
-        if had_own:
-            module.__dict__["forward"] = original
+        with _lock:
+            del stub.by_thread[threading.get_ident()]
+            if not stub.by_thread:
+                stub.remove()
+
+
+class _Stub:
+    """Stands in for the ``forward`` of a module, for as long as a thread wants placeholders of it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.original = module, module.forward
+        self.had_own = "forward" in module.__dict__
+        self.by_thread: dict[int, Callable[[], Tensor | None]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        wanted = self.by_thread.get(threading.get_ident())
+        found = wanted() if wanted is not None else None
+        return self.original(*args, **kwargs) if found is None else found
+
+    def remove(self) -> None:
+        """The module has its own back."""
+        if self.had_own:
+            self.module.__dict__["forward"] = self.original
         else:
-            del module.__dict__["forward"]
+            del self.module.__dict__["forward"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ def class_scores(outputs: Tensor, target: Tensor, kind: Outputs = "logits") -> T
         InputError: shapes or classes that do not fit, probabilities that are none, a softmax of one value.
 
     """
+    if kind not in get_args(Outputs):
+        raise InputError(f"outputs is {kind!r}, expected {', '.join(map(repr, get_args(Outputs)))}")
     if outputs.ndim != 2 or outputs.shape[0] != target.shape[0]:
         raise InputError(f"the model gave shape {shape_of(outputs)}, expected ({target.shape[0]}, K): one row a sample")
     target = target.to(outputs.device)

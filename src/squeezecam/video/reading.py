@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_RATE = Fraction(25)
+"""Frames a second where a file does not say."""
 LEAST_MISSING, LEAST_SHARE = 0.3, 0.03
 """Seconds, and share of a clip, that are missing at its end before it is said to break off."""
-"""Frames a second where a file does not say."""
 _GAP = 0.03  # seconds of sound that may be missing or doubled before silence is put in or samples are left out
 
 
