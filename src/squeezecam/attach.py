@@ -47,10 +47,10 @@ def attach(
 ) -> Squeeze:
     """Put an SE block before the classifier of ``model``.
 
-    Two forward passes on ``example`` (a third where its map is the same everywhere, or something is joined to the
-    pooled map): one to trace the data flow, one to verify what was found on the numbers
-    themselves. The new block is drawn from where torch's generator stands, which is put back: what you draw next is as
-    without attaching.
+    Two forward passes on ``example``: one to trace the data flow, one to verify what was found on the numbers
+    themselves; more of them where the map is the same everywhere or its maximum is pooled, or where something is joined
+    to the pooled map. The new block is drawn from where torch's generator stands, which is put back: what you draw next
+    is as without attaching.
 
     Args:
         model: any classifier, regressor or multi-label network. It is not changed.

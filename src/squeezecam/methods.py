@@ -73,10 +73,10 @@ def default_method(squeeze: Squeeze, output: str | None = None, target: Target =
     """What ``None`` stands for: the refined map where there is a refiner, else the class map, else the published one.
 
     ``docs/evidence.md`` has the figures that this order rests on. The published map is also what a fitted block shows
-    where it is that map which was found to lie best (several streams, a gate for every frame), where the class map is
-    of a read-out that explains little, and where a score, keep rule or aggregation is put in the place of the
-    method's (``altered``): these are changes of the published rule. A target always means the class map, since the
-    published one knows no classes.
+    where it alone was measured (several streams, a gate for every frame), where the class map is of a read-out that
+    explains little, and where a score, keep rule or aggregation is put in the place of the method's (``altered``):
+    these are changes of the published rule. A target always means the class map, since the published one knows no
+    classes.
     """
     evidence = squeeze.evidence(output)
     if evidence is None:

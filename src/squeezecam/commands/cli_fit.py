@@ -129,10 +129,10 @@ def fit(
                     larger = mixed_pictures(loaded, sources, refining_size(len(sources), batch_size), seed)
                     refined = squeeze.refine(larger, inputs=as_it_is, output=output, epochs=epochs, seed=seed)
                     squeeze.save(out)
+                    report.shown = default_method(squeeze, output)
                 if locate:
                     located = squeeze.locate(pictures, inputs=as_it_is, output=output, seed=seed)
                     squeeze.save(out)
-    report.shown = default_method(squeeze, output)  # a refiner changes it
     if as_json:
         record = {"command": command(), "adapter": str(out), **report.as_dict()}
         if tuned is not None:

@@ -10,7 +10,7 @@ import torch
 
 from squeezecam import tree
 from squeezecam.explanation import Explanation
-from squeezecam.links import probabilities, score_kind
+from squeezecam.links import probabilities
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.module import Squeeze
 from squeezecam.sides import SIDES, heat_of_value
@@ -78,7 +78,7 @@ def prediction(
         value = float(scores.reshape(-1)[0])
         return Prediction(None, called, None, value, heat=heat_of_value(explanation.method))
     target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
-    likely = probabilities(scores, score_kind(squeeze, name))
+    likely = probabilities(scores, explanation.scores_are)
     binary = name in squeeze.binary
     named = label_of(labels, target, name)
     return Prediction(
