@@ -111,8 +111,8 @@ def _figure(squeeze: Squeeze, data: DemoBatch, maps: dict[str, Tensor]) -> Any:
         [[maps[name][i].numpy() for name in shown] for i in range(SHOWN)],
         column_labels=[
             "published (SE)",
-            "class (SE)",
-            "focus (SE)",
+            "class",
+            "focus",
             "control: all-channel mean",
             "control: centred Gaussian",
         ],
