@@ -17,6 +17,7 @@ from squeezecam.anatomy import Site
 from squeezecam.attach import attach
 from squeezecam.block import SEBlock
 from squeezecam.errors import AdapterError, SqueezeWarning
+from squeezecam.links import MULTI_LABEL, read_as_labels
 from squeezecam.module import Squeeze
 from squeezecam.origin import FIT, LOCATE, REFINE, alike, clean_name, numbers, rough
 from squeezecam.sides import declare
@@ -56,6 +57,7 @@ def save(squeeze: Squeeze, path: str | Path) -> None:
         "hidden": {stream: squeeze.block(stream).hidden for stream in squeeze.places},
         "output": squeeze.default_output,
         "binary": sorted(squeeze.binary),
+        "labels": sorted(squeeze.independent),
         "fit": squeeze.fit_info,
         "readouts": readout_records(squeeze),
         "refiners": refiner_records(squeeze, clean),
@@ -110,6 +112,9 @@ def load(
         gates = about.get("gates", "clip")
         squeeze = attach(model, example, at=at, apply=apply or about["apply"], gates=gates)
         declare(squeeze, about.get("binary", []))
+        for name in _labels(about):
+            if name in squeeze.outputs:
+                read_as_labels(squeeze, name)
         for stream in at:
             squeeze.blocks[stream] = _block(squeeze, stream, int(about["hidden"][stream]), tensors, Path(path))
         squeeze.set_readouts(readouts_from(squeeze, about.get("readouts", []), tensors, Path(path)))
@@ -120,6 +125,13 @@ def load(
     if about["output"] in squeeze.outputs:
         squeeze.default_output = about["output"]
     return squeeze
+
+
+def _labels(about: dict[str, Any]) -> list[str]:
+    """Outputs that are independent labels; an older file says so of the one that was fitted for."""
+    fit = about["fit"]
+    found: list[str] = about.get("labels", [fit.get("output")] if fit.get("task") == MULTI_LABEL else [])
+    return found
 
 
 def _note_origin(squeeze: Squeeze, values: str, trained: list[str]) -> None:

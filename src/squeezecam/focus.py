@@ -102,7 +102,7 @@ def speaking_for(
         return evidence.relu()
     matrix = head.matrix(model)
     weights = matrix[target]
-    if len(matrix) > 1 and head.link != "sigmoid":  # a softmax does not see what all classes have in common
+    if len(matrix) > 1 and head.competing:  # a softmax does not see what all classes have in common
         weights = weights - matrix.mean(0)
     return torch.where(evidence > 0, heatmap.weighted_sum(seen, weights.relu()), 0.0)
 

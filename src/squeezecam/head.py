@@ -49,6 +49,7 @@ class Head:
             pooled map), the first column of ``W`` that belongs to the map and the one after the last; None: all do. The
             others give each sample a constant, see :meth:`constant`.
         sides: the layer has one row, which is read as two classes (:mod:`squeezecam.sides`).
+        labels: its logits are those of independent labels, which do not compete.
 
     """
 
@@ -65,6 +66,12 @@ class Head:
     eps: float = 1e-5
     columns: tuple[int, int] | None = None
     sides: bool = False
+    labels: bool = False
+
+    @property
+    def competing(self) -> bool:
+        """Whether what is said for one class is said against the others, as a softmax has it."""
+        return not self.labels and self.link != "sigmoid"
 
     @property
     def exact(self) -> bool:

@@ -1,12 +1,14 @@
 """What the numbers of an output are: logits of classes that compete, logits of labels that do not, or probabilities.
 
 What the model does last is read from its graph, so a softmax or a sigmoid behind a hidden layer is seen too. Logits of
-independent labels look like those of classes; a fit that was told so (``task="multi-label"``) knows.
+independent labels look like those of classes: whoever knows says so (``task="multi-label"``), or the labels of a fit
+do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from squeezecam.metrics.predict import Outputs
     from squeezecam.module import Squeeze
 
+MULTI_LABEL = "multi-label"
 _LAST = {"_softmax": "softmax", "softmax": "softmax", "sigmoid": "sigmoid", "_log_softmax": "log-softmax"}
 _PASSED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "select", "clone", "alias", "_to_copy")
 
@@ -39,9 +42,15 @@ def score_kind(squeeze: Squeeze, output: str) -> Outputs:
     evidence = squeeze.evidence(output)
     if {squeeze.links.get(output), evidence.link if evidence is not None else None} & {"softmax", "sigmoid"}:
         return "probabilities"
-    fit = squeeze.fit_info
-    labels = output in squeeze.independent or (fit.get("task") == "multi-label" and fit.get("output") == output)
-    return "sigmoid" if labels else "logits"
+    return "sigmoid" if output in squeeze.independent else "logits"
+
+
+def read_as_labels(squeeze: Squeeze, output: str, labels: bool = True) -> None:
+    """Read the scores of ``output`` as independent labels from now on, or as classes that compete."""
+    (squeeze.independent.add if labels else squeeze.independent.discard)(output)
+    if output in squeeze.heads:
+        squeeze.heads[output] = replace(squeeze.heads[output], labels=labels)
+    squeeze.set_readouts(squeeze.readouts.values())
 
 
 def seen_kind(kind: Outputs, scores: Tensor) -> Outputs:

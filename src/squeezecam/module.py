@@ -282,6 +282,9 @@ class Squeeze(Calls):
         """Put these read-outs in the place of those there are."""
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
         self._readouts = nn.ModuleList(readouts).to(device).train(self.training)
+        for name, readout in self.readouts.items():
+            for stream in readout:
+                readout[stream].labels = name in self.independent
 
     def refiner(self, output: str | None = None) -> Refiner | None:
         """The fitted refiner of an output, or None."""

@@ -156,7 +156,8 @@ class ReadoutHead(nn.Module):
         bias: ``(K,)``.
         r2: R squared on held-out data.
         pool: what is squeezed, see :func:`position_features`.
-        link: what stands between the logits that were fitted and the output, ``"identity"`` or ``"softmax"``.
+        link: what stands between the logits that were fitted and the output: ``"identity"``, ``"softmax"`` or
+            ``"sigmoid"``.
 
     Buffers are not in the state dict: a checkpoint of the blocks then fits a Squeeze with a read-out and one without.
     """
@@ -181,9 +182,15 @@ class ReadoutHead(nn.Module):
         if pool not in POOLS:
             raise InputError(f"unknown pooling '{pool}' of a read-out; expected one of {', '.join(POOLS)}")
         self.output, self.path, self.r2, self.link = output, path, r2, link
+        self.labels = False
         self.pool: Pool = pool
         self.register_buffer("weight", weight.detach().clone(), persistent=False)
         self.register_buffer("bias", bias.detach().clone(), persistent=False)
+
+    @property
+    def competing(self) -> bool:
+        """Whether what is said for one class is said against the others; not so where they are independent labels."""
+        return not self.labels and self.link != "sigmoid"
 
     def describe(self) -> str:
         """One line for people."""

@@ -174,13 +174,13 @@ def evidence_of(
 
     The runners-up are the :data:`RUNNERS_UP` other classes with the highest logits, weighted by their softmax among
     themselves: up to a factor the direction in which the log-probability of the class rises. Where there is one class,
-    or where classes do not compete (sigmoid), the contrast is the class map. The logits are taken from ``values``, the
-    model's output; without it, or where it has an axis more, they are computed from the features.
+    or where classes do not compete (independent labels), the contrast is the class map. The logits are taken from
+    ``values``, the model's output; without it, or where it has an axis more, they are computed from the features.
     """
     full = head.class_map(model, features, target)
     given = values if values is not None and values.ndim == 2 else None
     logits = head.logits(model, features) if given is None else heatmap.at_least_float32(given)
-    if logits.shape[1] < 2 or head.link == "sigmoid":
+    if logits.shape[1] < 2 or not head.competing:
         chances = logits if given is not None and head.link == "sigmoid" else logits.sigmoid()
         return Evidence(full, full, chances.gather(1, target[:, None])[:, 0])
     if given is not None and head.link == "softmax":

@@ -104,9 +104,7 @@ def _both(readout: Readout) -> Readout:
     """A read-out of one value as one of the two sides."""
     return Readout(
         {
-            stream: ReadoutHead(
-                one.output, one.path, _two_rows(one.weight), _two_rows(one.bias), one.r2, one.pool, one.link
-            )
+            stream: ReadoutHead(one.output, one.path, _two_rows(one.weight), _two_rows(one.bias), one.r2, one.pool)
             for stream in readout
             if isinstance(one := readout[stream], ReadoutHead)
         }

@@ -107,6 +107,7 @@ def open_squeeze(
     from squeezecam.adapter import load, read
     from squeezecam.attach import attach
     from squeezecam.commands.pictures import example_of
+    from squeezecam.links import read_as_labels
     from squeezecam.models.resolve import load_model
     from squeezecam.sides import read_as_binary
 
@@ -135,7 +136,7 @@ def open_squeeze(
     if task == "binary":
         read_as_binary(squeeze, output)
     elif task == "multi-label":
-        squeeze.independent.add(squeeze.output_name(output))
+        read_as_labels(squeeze, squeeze.output_name(output))
     return loaded, squeeze
 
 

@@ -23,6 +23,7 @@ from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
+from squeezecam.links import MULTI_LABEL, read_as_labels
 from squeezecam.methods import default_method
 from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
@@ -116,6 +117,7 @@ def fit(
             whole = _fit_all(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
+            read_as_labels(squeeze, output, whole.task == MULTI_LABEL)
             squeeze.origins.mark(squeeze, FIT)
             return _named(squeeze, whole, told)
         with bar.task("features", _length(batches)) as advance:
@@ -143,6 +145,7 @@ def fit(
             if report is not None:
                 report = _named(squeeze, report, told)
         report = shared(squeeze, report)
+        read_as_labels(squeeze, output, report.task == MULTI_LABEL)
         squeeze.origins.mark(squeeze, FIT)
         return report
 
@@ -219,9 +222,9 @@ def _fit_collected(
 
 
 def _task_of(squeeze: Squeeze, output: str, task: str | None) -> str | None:
-    """The task as the fit sees it: two sides are two classes."""
+    """The task as the fit sees it: two sides are two classes, and labels stay labels where nothing else is said."""
     if output not in squeeze.binary:
-        return task
+        return MULTI_LABEL if task is None and output in squeeze.independent else task
     if task not in (None, BINARY, "classification"):
         raise InputError(f"output '{output}' is read as a decision (task='binary'), not task='{task}': attach again")
     return "classification"

@@ -157,7 +157,7 @@ def fit_readouts(
             vectors = {s: _scaled(z, factors[s], evidence.pools[s]) for s, z in vectors.items()}
         apart = torch.zeros(len(values), dtype=torch.bool, device=values.device)
         apart[held] = True
-        values, link = logits_of(values)
+        values, link = logits_of(values, "identity" if output in squeeze.binary else squeeze.links.get(output))
         rows, vectors, apart = matched(values, vectors, apart)
         try:
             pool: Pool = "contrast" if "contrast" in evidence.pools.values() else "mean"
@@ -183,10 +183,13 @@ def matched(values: Tensor, vectors: dict[str, Tensor], apart: Tensor) -> tuple[
     return rows, {s: z.mean(1) if z.ndim == 3 else z for s, z in vectors.items()}, apart
 
 
-def logits_of(values: Tensor) -> tuple[Tensor, str]:
-    """Scores to fit on and what stands between them and the output: of probabilities that add up to 1 the logarithms,
-    less their mean over the classes, which is what the softmax was given, less its mean.
+def logits_of(values: Tensor, link: str | None = None) -> tuple[Tensor, str]:
+    """Scores to fit on and what stands between them and the output: of what a sigmoid gave (``link``) what it was
+    given, of probabilities that add up to 1 the logarithms, less their mean over the classes, which is what the softmax
+    was given, less its mean.
     """
+    if link == "sigmoid":
+        return torch.logit(values, 1e-6), "sigmoid"
     several = values.ndim > 1 and values.shape[-1] > 1
     if several and bool((values >= 0).all()) and bool(((values.sum(-1) - 1).abs() < 1e-3).all()):
         logs = values.clamp_min(1e-6).log()

@@ -149,8 +149,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _probability(pictures: Pictures, values: Tensor, target: Tensor) -> Tensor:
-    known = pictures.head.link in ("softmax", "sigmoid")
-    values = values if known else values.exp() if pictures.head.link == "log-softmax" else values.softmax(1)
+    head = pictures.head
+    if head.link == "log-softmax":
+        values = values.exp()
+    elif head.link not in ("softmax", "sigmoid"):
+        values = values.softmax(1) if head.competing else values.sigmoid()
     return values.gather(1, target[:, None])[:, 0]
 
 

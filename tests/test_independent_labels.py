@@ -1,0 +1,165 @@
+"""Outputs of independent yes-or-no labels: no label is held against another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import squeezecam
+from squeezecam.adapter import load
+from squeezecam.fit import masked
+from squeezecam.fit.pictures import Pictures
+from squeezecam.focus import speaking_for
+from squeezecam.links import read_as_labels, score_kind
+from squeezecam.refiner import evidence_of
+
+
+class Colours(nn.Module):
+    """Is there red, is there green, is there blue: a patch embedding, mean pooling, one logit for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 3, 4, 4)
+        self.head = nn.Linear(3, 3)
+        with torch.no_grad():
+            self.features.weight.zero_()
+            for colour in range(3):
+                self.features.weight[colour, colour] = 1 / 16
+            self.features.bias.zero_()
+            self.head.weight.copy_(20 * torch.eye(3) + 2)
+            self.head.bias.fill_(-6.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).relu().mean((2, 3)))
+
+
+class Deep(nn.Module):
+    """The same question, answered in probabilities behind a hidden layer: no known form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 4, 4)
+        self.hidden = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(self.features(x).relu().mean((2, 3))).tanh()).sigmoid()
+
+
+def pictures(count: int) -> Tensor:
+    """Dark pictures with a red, a green and a blue square, each there or not."""
+    generator = torch.Generator().manual_seed(3)
+    found = 0.02 * torch.rand(count, 3, 24, 24, generator=generator)
+    there = torch.rand(count, 3, generator=generator) < 0.6
+    for colour, corner in enumerate(((0, 0), (12, 4), (4, 12))):
+        y, x = corner
+        found[there[:, colour], colour, y : y + 8, x : x + 8] = 1.0
+    return found
+
+
+@pytest.fixture
+def told() -> squeezecam.Squeeze:
+    x = pictures(40)
+    squeeze = squeezecam.attach(Colours(), x[:2])
+    squeeze.fit(list(x.split(8)), task="multi-label", progress=False)
+    return squeeze
+
+
+def test_no_label_is_held_against_another(told: squeezecam.Squeeze) -> None:
+    x = pictures(6)
+    values, seen = told.capture(x)
+    features, target = next(iter(seen.values())).features, torch.tensor([0, 1, 2, 0, 1, 2])
+    head = told.evidence()
+    assert head is not None
+    for given in (values, None):
+        found = evidence_of(head, told.model, features, target, given)
+        assert torch.equal(found.contrast, found.full)
+        wanted = values.sigmoid().gather(1, target[:, None])[:, 0]
+        assert torch.allclose(found.probability, wanted, atol=1e-5)
+    read_as_labels(told, "output", labels=False)
+    head = told.evidence()
+    assert head is not None
+    found = evidence_of(head, told.model, features, target, values)
+    assert not torch.allclose(found.contrast, found.full, atol=1e-3)
+
+
+def test_masks_are_judged_by_the_probability_of_the_label_alone(told: squeezecam.Squeeze) -> None:
+    values, target = torch.tensor([[2.0, 2.0, -1.0]]), torch.tensor([1])
+    found = masked._probability(Pictures(told, None, None), values, target)
+    assert torch.allclose(found, torch.tensor([2.0]).sigmoid())
+    read_as_labels(told, "output", labels=False)
+    found = masked._probability(Pictures(told, None, None), values, target)
+    assert torch.allclose(found, values.softmax(1)[:, 1])
+
+
+def test_what_all_labels_have_in_common_still_speaks_for_each(told: squeezecam.Squeeze) -> None:
+    features, target = torch.ones(1, 3, 2, 2), torch.tensor([0])
+    head = told.evidence()
+    assert head is not None
+    assert torch.allclose(speaking_for(head, told.model, features, target), torch.full((1, 2, 2), 26.0))
+    read_as_labels(told, "output", labels=False)
+    head = told.evidence()
+    assert head is not None
+    assert torch.allclose(speaking_for(head, told.model, features, target), torch.full((1, 2, 2), 40 / 3))
+
+
+def test_the_adapter_and_a_later_fit_remember(told: squeezecam.Squeeze, tmp_path: Path) -> None:
+    told.save(tmp_path / "colours.squeeze.safetensors")
+    again = load(tmp_path / "colours.squeeze.safetensors", Colours(), pictures(2))
+    assert score_kind(again, "output") == "sigmoid"
+    head = again.evidence()
+    assert head is not None
+    assert not head.competing
+    report = again.fit(list(pictures(40).split(8)), progress=False)
+    assert report.task == "multi-label"
+    assert again.fit(list(pictures(40).split(8)), task="classification", progress=False).task == "classification"
+    assert score_kind(again, "output") == "logits"
+
+
+def test_labels_are_recognised_by_the_labels_of_a_fit() -> None:
+    x = pictures(40)
+    there = (x.amax((2, 3)) > 0.5).float()
+    squeeze = squeezecam.attach(Colours(), x[:2])
+    squeeze.fit([(a, b) for a, b in zip(x.split(8), there.split(8), strict=True)], progress=False)
+    assert score_kind(squeeze, "output") == "sigmoid"
+
+
+def test_a_refiner_of_labels_is_judged_label_by_label(told: squeezecam.Squeeze) -> None:
+    x = pictures(48)
+    report = told.refine(list(x.split(8)), epochs=2, lr=5e-3, hold_out=0.1, progress=False)
+    assert report.held_out == 8
+    held = x[:8]
+    found = told.explain(held, method="refined")
+    values = told.model(held).detach()
+    target = values.argmax(1)
+    assert torch.equal(found.target, target)
+    masks = torch.stack([(m - m.min()) / (m.max() - m.min()) for m in found.heatmap])
+    likely, kept = (v.sigmoid().gather(1, target[:, None])[:, 0] for v in (values, told.model(held * masks[:, None])))
+    drop = ((likely - kept).relu() / likely).detach()
+    assert float(drop.max()) > 0.01
+    assert report.after["drop"] == pytest.approx(float(drop.mean()), abs=1e-4)
+
+
+def test_a_read_out_of_probabilities_is_fitted_to_what_the_sigmoid_was_given() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(160, 3, 16, 16) * torch.rand(160, 3, 1, 1)
+    net = Deep().eval()
+    with torch.no_grad():
+        net.head.weight.mul_(6)
+    squeeze = squeezecam.attach(net, x[:2])
+    squeeze.fit(list(x.split(16)), task="multi-label", progress=False)
+    head = squeeze.readouts["output"].first
+    assert head.link == "sigmoid"
+    assert not head.competing
+    assert head.r2 > 0.9
+    with torch.no_grad():
+        values, seen = squeeze.capture(x[:8])
+    features = next(iter(seen.values())).features
+    logits = head.logits(net, features)
+    assert torch.allclose(logits, torch.logit(values), atol=0.2 * torch.logit(values).std().item())
+    found = evidence_of(head, net, features, values.argmax(1), values)
+    assert torch.equal(found.probability, values.amax(1))
+    assert torch.equal(found.contrast, found.full)
