@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam.adapter import load
+from squeezecam.commands.predictions import prediction
 from squeezecam.fit import masked
 from squeezecam.fit.pictures import Pictures
 from squeezecam.focus import speaking_for
@@ -117,6 +118,18 @@ def test_the_adapter_and_a_later_fit_remember(told: squeezecam.Squeeze, tmp_path
     assert report.task == "multi-label"
     assert again.fit(list(pictures(40).split(8)), task="classification", progress=False).task == "classification"
     assert score_kind(again, "output") == "logits"
+
+
+def test_captions_say_how_likely_each_label_is_by_itself(told: squeezecam.Squeeze) -> None:
+    x = torch.zeros(1, 3, 24, 24)
+    x[0, :2] = 0.6
+    found = told.explain(x, method="class", target=0)
+    likely = float(told.model(x).sigmoid()[0, 0])
+    assert likely > 0.99
+    said = prediction(told, found, 0, None, None)
+    assert said.title() == f"class 0 · {likely:.1%}"
+    absent = prediction(told, told.explain(x, method="class", target=2), 0, None, None)
+    assert absent.title() == f"class 2 · {absent.probability:.1%} (the model says no)"
 
 
 def test_labels_are_recognised_by_the_labels_of_a_fit() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import miniatures
+from squeezecam.adapter import read
 from squeezecam.cli import main
 from squeezecam.data.face_regions import PLACES, REGIONS, region_box, region_mask
 from squeezecam.data.sets import open_set
@@ -411,6 +412,7 @@ def test_celeba_from_the_lists_to_the_picture(tmp_path: Path, factories: Path, s
     with Image.open(out / "maps.png") as figure:
         assert figure.width > 600
     assert (out / "labels.txt").read_text().split() == ["Eyeglasses", "Smiling", "Wearing_Hat"]
+    assert read(out / "model.squeeze.safetensors")[0]["labels"] == ["output"]  # so captions are no softmax over them
 
 
 def test_train_on_pictures_of_one_class_each(tmp_path: Path, factories: Path, squeezecam: Any) -> None:

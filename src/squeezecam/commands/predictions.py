@@ -26,7 +26,9 @@ class Prediction:
         label: name of the class, or of the output.
         probability: of that class; None for a regression.
         value: the output's own number for it; of a binary output its logit.
-        predicted: whether ``target`` is the class that the model itself gives most.
+        predicted: whether ``target`` is what the model itself says: the class that it gives most, or a label that it
+            gives more than a half.
+        label_alone: whether it is one of several independent labels.
         output: name of the output, where the model has several; else empty.
         heat: of a regression, what the heat says of the value; else empty.
 
@@ -39,6 +41,7 @@ class Prediction:
     predicted: bool = True
     output: str = ""
     heat: str = ""
+    label_alone: bool = False
 
     def title(self) -> str:
         """One line for a picture: ``tench · 98.2%``, ``gender: woman · 97.0%`` or ``age 41.3 (heat: ...)``."""
@@ -46,7 +49,8 @@ class Prediction:
             return "no prediction: the output is not finite"
         if self.probability is None:
             return f"{self.label} {self.value:.4g}" + (f" ({self.heat})" if self.heat else "")
-        asked = "" if self.predicted else " (asked for; not the top class)"
+        doubt = "the model says no" if self.label_alone else "asked for; not the top class"
+        asked = "" if self.predicted else f" ({doubt})"
         prefix = f"{self.output}: " if self.output else ""
         return f"{prefix}{legible(self.label, self.target)} · {self.probability:.1%}{asked}"
 
@@ -79,13 +83,14 @@ def prediction(
         return Prediction(None, called, None, value, heat=heat_of_value(explanation.method))
     target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
     likely = probabilities(scores, explanation.scores_are)
-    binary = name in squeeze.binary
+    binary, alone = name in squeeze.binary, name in squeeze.independent
     named = label_of(labels, target, name)
     return Prediction(
         target,
         SIDES[target] if binary and named == f"class {target}" else named,
         float(likely[target]),
         float(scores[1] - scores[0] if binary else scores[target]),
-        target == int(scores.argmax()),
+        float(likely[target]) >= 0.5 if alone else target == int(scores.argmax()),
         name if len(squeeze.outputs) > 1 else "",
+        label_alone=alone,
     )

@@ -28,6 +28,7 @@ from squeezecam.evaluation.running import run
 from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.files import output_folder, write_json, write_text
+from squeezecam.links import read_as_labels
 from squeezecam.metrics import Interval, bootstrap_difference
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
@@ -144,6 +145,7 @@ def train_and_look(
     plain = copy.deepcopy(loaded.model) if chosen.baseline else None
     example = example_of(loaded)
     squeeze = attach(loaded.model, example, apply="gate")
+    read_as_labels(squeeze, squeeze.default_output, testing.multilabel)
     say(f"{testing.name}: {len(loaders[0].dataset)} pictures to train on, {len(loaders[1].dataset)} to test on")  # type: ignore[arg-type]
     outputs, training = {}, {}
     modules: dict[str, nn.Module] = {"with": squeeze} if plain is None else {"with": squeeze, "without": plain}
