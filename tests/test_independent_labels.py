@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import squeezecam
 from squeezecam.adapter import load
 from squeezecam.commands.predictions import prediction
+from squeezecam.errors import InputError
 from squeezecam.fit import masked
 from squeezecam.fit.pictures import Pictures
 from squeezecam.focus import speaking_for
@@ -130,6 +131,14 @@ def test_captions_say_how_likely_each_label_is_by_itself(told: squeezecam.Squeez
     assert said.title() == f"class 0 · {likely:.1%}"
     absent = prediction(told, told.explain(x, method="class", target=2), 0, None, None)
     assert absent.title() == f"class 2 · {absent.probability:.1%} (the model says no)"
+
+
+def test_attach_can_be_told_before_anything_is_fitted() -> None:
+    squeeze = squeezecam.attach(Colours(), pictures(2), task="multi-label")
+    assert squeeze.explain(pictures(2), method="class").scores_are == "sigmoid"
+    assert squeezecam.attach(Colours(), pictures(2)).explain(pictures(2), method="class").scores_are == "logits"
+    with pytest.raises(InputError, match="multi-label"):
+        squeezecam.attach(Colours(), pictures(2), task="regression")
 
 
 def test_labels_are_recognised_by_the_labels_of_a_fit() -> None:

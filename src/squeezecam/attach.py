@@ -18,7 +18,7 @@ from squeezecam.frames import name_time
 from squeezecam.head import find_head, told_apart
 from squeezecam.heatmap import suited_aggregate
 from squeezecam.joined import find_joined, layer_inputs, map_changed
-from squeezecam.links import last_links
+from squeezecam.links import MULTI_LABEL, last_links, read_as_labels
 from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
 from squeezecam.tap import evaluating
@@ -62,8 +62,10 @@ def attach(
         reduction: channels divided by the hidden width of the block.
         hidden: the hidden width itself.
         task: ``"binary"`` where the (default) output is one value that is a decision, yes above 0: a logit, or its
-            sigmoid. Maps then show the evidence for the side that was decided for, or for ``target`` 0 or 1. None: one
-            value is a regression, and maps show what raises it.
+            sigmoid. Maps then show the evidence for the side that was decided for, or for ``target`` 0 or 1.
+            ``"multi-label"`` where its values are logits of independent labels, which a softmax would hold against each
+            other. None: one value is a regression, and maps show what raises it; several are classes that compete, or
+            what the model's last layer says.
 
     Raises:
         SiteError: no feature map with spatial extent, or ``at`` does not name one.
@@ -79,8 +81,11 @@ def attach(
         raise InputError(f"apply must be 'observe' or 'gate', got '{apply}'")
     if gates not in ("clip", "frame"):
         raise InputError(f"gates must be 'clip' or 'frame', got '{gates}'")
-    if task not in (None, BINARY):
-        raise InputError(f"attach needs to be told of task='binary' alone, got '{task}': others go to fit(task=...)")
+    if task not in (None, BINARY, MULTI_LABEL):
+        raise InputError(
+            f"attach needs to be told of task='binary' and task='multi-label' alone, got '{task}': others go to "
+            "fit(task=...)"
+        )
     _check_sites(at)
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError("the model has lazy layers that never ran: run it once on an example, then attach")
@@ -111,6 +116,8 @@ def attach(
         _describe(squeeze, anatomy, args, kwargs)
         if task == BINARY:
             read_as_binary(squeeze)
+        elif task == MULTI_LABEL:
+            read_as_labels(squeeze, squeeze.default_output)
     squeeze.training = model.training  # not train(): the model's layers keep their own flags
     squeeze.blocks.train(model.training)
     return squeeze

@@ -84,7 +84,7 @@ def open_squeeze(
         adapter: see above.
         apply: see above; None is the adapter's own way, or ``observe``.
         strict: see above.
-        task: see above; other tasks than ``binary`` change nothing here.
+        task: see above; other tasks than ``binary`` and ``multi-label`` change nothing here.
         output: which output ``task`` is about.
 
     Raises:
