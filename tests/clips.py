@@ -24,6 +24,7 @@ def write_clip(
     sample_rate: int = 16000,
     later: float = 0.0,
     codec: str = "libx264",
+    key_every: int | None = None,
     paint: Any = None,
 ) -> Path:
     """Dark frames, white from ``BEEP`` for ``LASTS`` seconds, a tone at the same time; the picture may come later."""
@@ -32,6 +33,8 @@ def write_clip(
     times = [i / rate for i in range(round(seconds * rate))] if times is None else times
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream(codec, rate=rate, options={"preset": "ultrafast"})
+        if key_every is not None:
+            video.codec_context.gop_size = key_every
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         video.time_base = video.codec_context.time_base = Fraction(1, 90000)
         sound: Any = container.add_stream(audio, rate=sample_rate) if audio else None

@@ -29,6 +29,7 @@ def compare(
     apply: o.Apply = None,
     strict: o.Strict = False,
     output: o.Output = None,
+    task: o.Task = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
@@ -51,7 +52,7 @@ def compare(
     keep_apart(out, sources, "compared")
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
-        apply=apply, strict=strict,
+        apply=apply, strict=strict, task=task, output=output,
     )  # fmt: skip
     o.say_assumed(loaded)
     failures = failing()

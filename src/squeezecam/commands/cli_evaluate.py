@@ -23,7 +23,8 @@ def evaluate(
         list[str],
         typer.Option(
             "--data",
-            help="files, folders, patterns, an .npz; may be given again. Or a data set with its boxes or masks: "
+            help="pictures or clips: files, folders, patterns, an .npz; may be given again. Or a data set with its "
+            "boxes or masks: "
             "celeba | cub | imagenet | pet | voc, as cub:FOLDER or cub@train:FOLDER",
         ),
     ],
@@ -74,12 +75,14 @@ def evaluate(
     apply: o.Apply = None,
     strict: o.Strict = False,
     output: o.Output = None,
+    task: o.Task = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
     device: o.Device = "cpu",
     batch_size: o.BatchSize = 16,
     max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    per_clip: o.PerClip = o.PER_CLIP,
     seed: o.Seed = 0,
     as_json: o.AsJson = False,
 ) -> None:
@@ -103,13 +106,13 @@ def evaluate(
         raise InputError(f"--data {data[0]} brings its own boxes or masks: give it alone, without --boxes and --subset")
     choose_columns(metrics, truth=boxes is not None or bool(specs))
     known = open_set(specs[0]) if specs else None
-    sources = [] if known is not None else find_images(data, max_pixels=max_pixels)
+    sources = [] if known is not None else find_images(data, max_pixels=max_pixels, clips=True)
     if sources and not any(os.path.exists(source.path) for source in sources):  # said before a model is loaded
         raise InputError(f"--data: no such file or folder: {', '.join(map(str, data))}")
     keep_apart(out, sources if known is None else known.records[:1], "evaluated on")  # a set may have a million
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, device=device, seed=seed, at=at, adapter=adapter, apply=apply,
-        strict=strict,
+        strict=strict, task=task, output=output,
     )  # fmt: skip
     about = {
         "command": command(),
@@ -119,6 +122,7 @@ def evaluate(
     }
     o.say_assumed(loaded)
     failures = failing()
+    sources = o.pieces(sources, loaded, per_clip, failures) if known is None else []
     files = (
         Files(loaded, sources, found_boxes, subset or [], class_index(target), say)
         if known is None

@@ -21,6 +21,7 @@ def export(
     ] = None,
     target: o.Target = None,
     output: o.Output = None,
+    task: o.Task = None,
     apply: o.Apply = None,
     strict: o.Strict = False,
     at: o.At = None,
@@ -34,7 +35,16 @@ def export(
     from squeezecam.commands.pictures import example_of
 
     loaded, squeeze = o.open_squeeze(
-        model, weights=weights, random=random, seed=seed, at=at, adapter=adapter, apply=apply, strict=strict
+        model,
+        weights=weights,
+        random=random,
+        seed=seed,
+        at=at,
+        adapter=adapter,
+        apply=apply,
+        strict=strict,
+        task=task,
+        output=output,
     )
     found = export_onnx(squeeze, example_of(loaded), onnx, method, target, output, loaded.cautions())
     if as_json:

@@ -20,8 +20,8 @@ def fit(
         list[str],
         typer.Option(
             "--images",
-            help="files, folders, patterns, an .npz, or a data set as cub:FOLDER (its training part); labels are not "
-            "needed; may be given again",
+            help="pictures or clips: files, folders, patterns, an .npz, or a data set as cub:FOLDER (its training "
+            "part); labels are not needed; may be given again",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="adapter file, FILE.squeeze.safetensors")],
@@ -67,6 +67,7 @@ def fit(
     device: o.Device = "cpu",
     batch_size: o.BatchSize = 16,
     max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    per_clip: o.PerClip = o.PER_CLIP,
     seed: o.Seed = 0,
     as_json: o.AsJson = False,
 ) -> None:
@@ -74,13 +75,14 @@ def fit(
     from squeezecam.commands.fit import fit_pictures
     from squeezecam.commands.place import check_file
     from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
+    from squeezecam.data.clip_pieces import is_clip
     from squeezecam.data.images import find_images
     from squeezecam.errors import FitError, SqueezeWarning
     from squeezecam.methods import default_method
     from squeezecam.processes import first_only
 
     check_file(out)
-    sources = find_images(images, max_pixels=max_pixels, fitting=True)
+    sources = find_images(images, max_pixels=max_pixels, fitting=True, clips=True)
     loaded, squeeze = o.open_squeeze(
         model,
         weights=weights,
@@ -94,14 +96,15 @@ def fit(
         output=output,
     )
     o.say_assumed(loaded)
-    if loaded.clip:
+    failures = failing()
+    if loaded.clip and not all(is_clip(source.path) for source in sources):
         warnings.warn(
             "this is a model of clips, and each picture is held still for all of its frames: nothing that moves enters "
-            "the fit. squeeze.fit(batches) takes clips, from Python",
+            "the fit; video files are taken as clips",
             SqueezeWarning,
             stacklevel=1,
         )
-    failures = failing()
+    sources = o.pieces(sources, loaded, per_clip, failures)
     with bar("fitting", len(sources)) as done:
         report = fit_pictures(
             loaded,

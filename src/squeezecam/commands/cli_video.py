@@ -61,6 +61,7 @@ def video(
     apply: Annotated[str | None, typer.Option("--apply", help="observe | gate; default: as the adapter says")] = None,
     strict: o.Strict = False,
     output: o.Output = None,
+    task: o.Task = None,
     at: o.At = None,
     weights: o.Weights = None,
     random: o.Random = False,
@@ -95,7 +96,7 @@ def video(
             raise InputError(f"{given[0]} is for --model light-asd: models of pictures look at the whole frame")
         loaded, squeeze = o.open_squeeze(
             model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
-            apply=apply, strict=strict,
+            apply=apply, strict=strict, task=task, output=output,
         )  # fmt: skip
         o.say_assumed(loaded)
         outcome = explain_clip(loaded, squeeze, clip, out, options, frame_bar)

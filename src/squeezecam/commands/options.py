@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from squeezecam.errors import InputError, SqueezeError
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from squeezecam.anatomy import Site
+    from squeezecam.commands.pictures import Failures
+    from squeezecam.data.images import ImageSource
     from squeezecam.models.loaded import LoadedModel
     from squeezecam.module import Squeeze
 
 MAX_PIXELS = 100_000_000
+PER_CLIP = 4
 When = Literal["input", "output"]
 Way = Literal["observe", "gate"]
 
@@ -50,7 +54,14 @@ Task = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="binary: the output is one value, yes above 0, and maps show the evidence for the side decided for",
+        help="binary: the output is one value, yes above 0, and maps show the evidence for the side decided for; "
+        "multi-label: it has logits of independent labels",
+    ),
+]
+PerClip = Annotated[
+    int,
+    typer.Option(
+        "--per-clip", min=1, help="of a video file: windows for a model of clips, else frames, evenly spaced, at most"
     ),
 ]
 Keep = Annotated[str | None, typer.Option("--keep", help="keep rule: zscore[:z], quantile[:share], topk:k, all")]
@@ -138,6 +149,21 @@ def open_squeeze(
     elif task == "multi-label":
         read_as_labels(squeeze, squeeze.output_name(output))
     return loaded, squeeze
+
+
+def pieces(sources: list[ImageSource], loaded: LoadedModel, each: int, failures: Failures) -> list[ImageSource]:
+    """The sources, video files cut into what the model takes; those that cannot be read are noted and left out.
+
+    Raises:
+        InputError: nothing is left.
+
+    """
+    from squeezecam.data.clip_pieces import in_pieces
+
+    found = in_pieces(sources, loaded.frames, each, failures.add)
+    if not found:
+        raise InputError(f"0 of {number_of(len(sources), 'clip')} could be read: {failures.found[-1][1]}")
+    return found
 
 
 def site(at: str | None) -> Site | None:

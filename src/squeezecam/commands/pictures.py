@@ -22,7 +22,7 @@ NOISE_SIZE = (320, 240)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that was read and preprocessed."""
+    """A picture that was read and preprocessed; of a window of a clip ``picture`` is the first."""
 
     source: ImageSource
     picture: Image.Image
@@ -67,17 +67,17 @@ def device_of(loaded: LoadedModel) -> torch.device:
 def prepare(loaded: LoadedModel, source: ImageSource, failures: Failures) -> Prepared | None:
     """Read and preprocess one picture; None, and a failure noted, where that cannot be done."""
     try:
-        picture = source.read()
+        found = source.read_all()
     except InputError as error:
         failures.add(source.label, str(error))
         return None
     try:
-        tensor = loaded.preprocess(picture)
+        tensor = loaded.preprocess(found)
     except Exception as error:  # somebody else's preprocessing
         reason = " ".join(str(error).split()) or type(error).__name__
         failures.add(source.label, f"the preprocessing of {loaded.name} failed on {source.label}: {reason}")
         return None
-    return Prepared(source, picture, tensor)
+    return Prepared(source, found[0] if isinstance(found, list) else found, tensor)
 
 
 def batches(

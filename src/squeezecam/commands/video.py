@@ -227,7 +227,7 @@ def _batches(info: ClipInfo, loaded: LoadedModel, size: int, notes: list[str]) -
 
 def _windows(info: ClipInfo, loaded: LoadedModel, size: int, notes: list[str]) -> Iterator[tuple[list[Frame], int]]:
     """Windows of as many frames as the model takes; the last one reaches back so far that it is full."""
-    length = loaded.input_size[1] if len(loaded.input_size) == 4 else 16
+    length = loaded.frames or 1
     kept: list[Frame] = []
     fresh = 0
     for frame in read_frames(info.path, notes):
@@ -279,7 +279,7 @@ def _frame_maps(explanation: Explanation, window: int | None) -> Any:
 
 
 def _still(loaded: LoadedModel) -> Callable[[Any], Any]:
-    length = loaded.input_size[1] if len(loaded.input_size) == 4 else 16
+    length = loaded.frames or 1
     return lambda picture: loaded.preprocess([picture] * length)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from squeezecam.data.archive import Archive
+from squeezecam.data.clip_pieces import CLIP_SUFFIXES
 from squeezecam.data.pixels import DEFAULT_MAX_PIXELS, SUFFIXES, WHITE, display, read_image, to_rgb
 from squeezecam.data.spec import Spec, parse
 from squeezecam.errors import InputError
@@ -29,7 +30,7 @@ _MAX_NAME_BYTES = 120
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One picture that can be read when it is needed.
+    """One picture, or window of a clip, that can be read when it is needed.
 
     Attributes:
         name: unique within the list it came in (upper and lower case taken as one), safe as a file name on any system.
@@ -44,13 +45,22 @@ class ImageSource:
     path: Path
     index: int | None
     target: int | str | None
-    _read: Callable[[], Image.Image]
+    _read: Callable[[], Image.Image | list[Image.Image]]
 
     def read(self) -> Image.Image:
-        """Read the picture: upright RGB, 8 bits (see `squeezecam.data.images.read_image`).
+        """Read the picture: upright RGB, 8 bits (see `squeezecam.data.images.read_image`); of a window its first.
 
         Raises:
             InputError: the file is missing, damaged, no picture or too large.
+        """
+        found = self._read()
+        return found[0] if isinstance(found, list) else found
+
+    def read_all(self) -> Image.Image | list[Image.Image]:
+        """Read it as a model takes it: the picture, or the pictures of a window.
+
+        Raises:
+            InputError: as of `read`.
         """
         return self._read()
 
@@ -61,6 +71,7 @@ def find_images(
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     background: tuple[int, int, int] = WHITE,
     fitting: bool = False,
+    clips: bool = False,
 ) -> list[ImageSource]:
     """List the pictures that ``sources`` name, in the order given.
 
@@ -74,6 +85,8 @@ def find_images(
     * a data set, ``"cub:FOLDER"`` or ``"cub@train:FOLDER"``: see `squeezecam.data.sets.open_set`, also for
       what ``fitting`` means for one.
 
+    With ``clips`` video files count too; a model takes them after `squeezecam.data.clip_pieces.in_pieces`.
+
     Raises:
         InputError: no source, a folder or pattern without pictures, an archive or a data set that cannot be used.
     """
@@ -82,7 +95,7 @@ def find_images(
         raise InputError("no images given; give files, folders, patterns such as 'photos/*.jpg', or an .npz archive")
     found: list[ImageSource] = []
     for source in given:
-        found.extend(_expand(source, max_pixels, background, fitting))
+        found.extend(_expand(source, max_pixels, background, fitting, SUFFIXES + (CLIP_SUFFIXES if clips else ())))
     return _with_unique_names(found)
 
 
@@ -103,7 +116,11 @@ def safe_name(text: str) -> str:
 
 
 def _expand(
-    source: str | os.PathLike[str], max_pixels: int | None, background: tuple[int, int, int], fitting: bool
+    source: str | os.PathLike[str],
+    max_pixels: int | None,
+    background: tuple[int, int, int],
+    fitting: bool,
+    suffixes: tuple[str, ...],
 ) -> Iterator[ImageSource]:
     text = os.fspath(source)
     if not text:
@@ -114,15 +131,15 @@ def _expand(
         return
     path = Path(text).expanduser()
     if path.is_dir():
-        files = _in_folder(path)
+        files = _in_folder(path, suffixes)
         if not files:
-            raise InputError(f"no images in the folder {display(path)}; {_looked_for()}")
+            raise InputError(f"no images in the folder {display(path)}; {_looked_for(suffixes)}")
     elif path.exists() or path.is_symlink() or not glob.has_magic(text):
         files = [path]
     else:
-        files = _matching(str(path))
+        files = _matching(str(path), suffixes)
         if not files:
-            raise InputError(f"no images match {text!r}; {_looked_for()}")
+            raise InputError(f"no images match {text!r}; {_looked_for(suffixes)}")
     for file in files:
         if file.suffix.lower() == ".npz" and file.exists():
             yield from _archive_sources(file, max_pixels, background)
@@ -154,11 +171,11 @@ def _set_sources(
         yield replace(_file_source(record.path, max_pixels, background), target=target)
 
 
-def _looked_for() -> str:
-    return f"looked for files that end in {' '.join(SUFFIXES)}"
+def _looked_for(suffixes: tuple[str, ...]) -> str:
+    return f"looked for files that end in {' '.join(suffixes)}"
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"cannot read the folder {error.filename}: {(error.strerror or str(error)).lower()}") from None
 
@@ -173,24 +190,24 @@ def _in_folder(folder: Path) -> list[Path]:
                 seen.add(real)
                 kept.append(name)
         folders[:] = kept
-        files += [Path(place, name) for name in names if _is_picture_name(name)]
+        files += [Path(place, name) for name in names if _is_wanted(name, suffixes)]
     return sorted(files, key=lambda file: [natural_key(part) for part in file.parts])
 
 
-def _matching(pattern: str) -> list[Path]:
+def _matching(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     files: list[Path] = []
     for match in sorted(glob.glob(pattern, recursive=True), key=natural_key):
         path = Path(match)
         if path.is_dir():
             # "**" matches a folder and its files: only a pattern that ends in plain names means the folder's content.
-            files += [] if "**" in pattern else _in_folder(path)
-        elif _is_picture_name(path.name) or path.suffix.lower() == ".npz":
+            files += [] if "**" in pattern else _in_folder(path, suffixes)
+        elif _is_wanted(path.name, suffixes) or path.suffix.lower() == ".npz":
             files.append(path)
     return files
 
 
-def _is_picture_name(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
+    return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
 def _with_unique_names(found: list[ImageSource]) -> list[ImageSource]:

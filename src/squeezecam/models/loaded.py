@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 DEFAULT_SIDE = 224
+CLIP_FRAMES = 16
+"""Frames of a clip where nothing says how many."""
 
 
 RANDOM = "random weights: predictions and maps mean nothing"
@@ -61,6 +63,13 @@ class LoadedModel:
     clip: bool = False
     random: bool = False
     assumed: str = ""
+
+    @property
+    def frames(self) -> int | None:
+        """Pictures in a clip that the model takes; None: it takes single ones."""
+        if not self.clip:
+            return None
+        return self.input_size[1] if len(self.input_size) == 4 else CLIP_FRAMES
 
     def cautions(self) -> list[str]:
         """What has to stand on every picture that is made with this model: short words, a colon, and the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,11 +133,23 @@ def video_of(container: Any, path: str | Path) -> Any:
     raise InputError(f"{path} has no video in it")
 
 
-def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Frame]:
+def read_from(path: str | Path, start: float, count: int) -> list[Frame]:
+    """Up to ``count`` frames from ``start`` seconds after the first on, decoded from the last key frame before it.
+
+    Raises:
+        InputError: no such file, or no video in it.
+
+    """
+    found = list(itertools.islice(read_frames(path, start=start), count))
+    # A file whose index is wrong may lead past the place; then all that comes before is decoded.
+    return found or list(itertools.islice((f for f in read_frames(path) if f.seconds >= start), count))
+
+
+def read_frames(path: str | Path, notes: list[str] | None = None, *, start: float = 0.0) -> Iterator[Frame]:
     """All frames of a clip, upright (rotation flags are obeyed), with strictly rising times.
 
     What cannot be decoded is left out, and ``notes`` says so. Frames of another size than the first are brought to that
-    size.
+    size. ``start`` leaves out what comes before so many seconds after the beginning of the video.
 
     Raises:
         InputError: no such file, or no video in it.
@@ -148,11 +161,14 @@ def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Fr
         stream.thread_type = "AUTO"
         step = float(1 / Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE))
         index, last, shown, damaged, size = 0, -math.inf, step, 0, None
+        begin = _sought(container, stream, av, start) if start > 0 else -math.inf
         for decoded in _decoded(container, stream, av):
             if decoded is None:
                 damaged += 1
                 continue
             seconds = decoded.time if decoded.time is not None else (last + step if index else 0.0)
+            if seconds < begin - step / 2:
+                continue
             if seconds <= last:
                 seconds = last + step / 1000  # damaged or missing time stamps: order is kept, the place is not
             size = size or (decoded.width, decoded.height)
@@ -166,6 +182,15 @@ def read_frames(path: str | Path, notes: list[str] | None = None) -> Iterator[Fr
             said.append(f"{path} says that it lasts {end:.2f} s, and breaks off at {last + shown:.2f} s")
         if damaged:
             said.append(f"{damaged} damaged packets of {path} could not be decoded and were left out")
+
+
+def _sought(container: Any, stream: Any, av: Any, start: float) -> float:
+    """Go to the last key frame before ``start`` seconds after the beginning; the place on the clock of the frames."""
+    base = stream.time_base or Fraction(1, 1_000_000)
+    begin = float((stream.start_time or 0) * base) + start
+    with contextlib.suppress(av.error.FFmpegError):  # a file without an index is read from its beginning
+        container.seek(int(begin / base), stream=stream, backward=True)
+    return begin
 
 
 def _end(container: Any, stream: Any, av: Any) -> float | None:

@@ -1,0 +1,135 @@
+"""Video files among pictures: where their pieces begin, what is in them, and the commands that take them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("av", reason="PyAV is not installed")
+
+from clips import write_clip
+from squeezecam.data.clip_pieces import in_pieces, starts
+from squeezecam.data.images import ImageSource, find_images
+from squeezecam.errors import InputError
+from test_cli import Run, run
+from test_clip_models import CONVOLUTIONS
+
+__all__ = ["run"]
+
+RATE = 20
+STEP = 8
+"""Brightness that a frame has more than the one before."""
+
+
+def counting(path: Path, frames: int, key_every: int | None = None, later: float = 0.0) -> Path:
+    """A clip of gray frames, each brighter than the one before, so that its pixels tell its number."""
+    return write_clip(
+        path, rate=RATE, seconds=frames / RATE, audio=None, key_every=key_every, later=later,
+        paint=lambda time: np.full((48, 64, 3), 20 + STEP * round(time * RATE), np.uint8),
+    )  # fmt: skip
+
+
+def numbers(source: ImageSource) -> list[int]:
+    """Which frames of :func:`counting` a piece holds."""
+    found = source.read_all()
+    return [round((np.asarray(p).mean() - 20) / STEP) for p in (found if isinstance(found, list) else [found])]
+
+
+def refuse(label: str, why: str) -> None:
+    raise AssertionError(f"{label}: {why}")
+
+
+def test_pieces_are_spread_from_end_to_end_and_never_over_each_other() -> None:
+    assert starts(10, 2, 4) == pytest.approx([0, 8 / 3, 16 / 3, 8])
+    assert starts(10, 2, 9) == pytest.approx([0, 2, 4, 6, 8])
+    assert starts(3.9, 2, 4) == [0.0]
+    assert starts(4.0, 2, 4) == [0.0, 2.0]
+    assert starts(1, 2, 4) == [0.0]
+    assert starts(0, 2, 4) == [0.0]  # a file that does not say how long it is
+
+
+@pytest.mark.parametrize(("key_every", "later"), [(None, 0.0), (4, 0.0), (4, 0.5)])
+def test_windows_hold_the_frames_of_their_time(tmp_path: Path, key_every: int | None, later: float) -> None:
+    counting(tmp_path / "a.mp4", 26, key_every, later)
+    found = in_pieces(find_images(tmp_path / "a.mp4", clips=True), 6, 3, refuse)
+    assert [numbers(one) for one in found] == [list(range(6)), list(range(10, 16)), list(range(20, 26))]
+    assert [one.name for one in found] == ["a_1", "a_2", "a_3"]
+    assert found[1].label.endswith("a.mp4 at 0.50 s")
+    assert numbers(found[1]) == list(range(10, 16))  # as often as it is asked for
+
+
+def test_a_clip_shorter_than_a_window_stands_still_before_it_moves(tmp_path: Path) -> None:
+    found = in_pieces(find_images(counting(tmp_path / "a.mp4", 4), clips=True), 6, 3, refuse)
+    assert [numbers(one) for one in found] == [[0, 0, 0, 1, 2, 3]]
+
+
+def test_a_model_of_pictures_gets_single_frames(tmp_path: Path) -> None:
+    found = in_pieces(find_images(counting(tmp_path / "a.mp4", 21), clips=True), None, 3, refuse)
+    assert [numbers(one) for one in found] == [[0], [10], [20]]
+    assert all(isinstance(one.read(), Image.Image) for one in found)
+
+
+def test_folders_hold_pictures_and_clips_and_a_broken_clip_stops_nothing(tmp_path: Path) -> None:
+    counting(tmp_path / "b.mp4", 12)
+    (tmp_path / "c.mkv").write_bytes(b"no clip" * 99)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    said: list[tuple[str, str]] = []
+    found = in_pieces(find_images(tmp_path, clips=True), 6, 2, lambda label, why: said.append((label, why)))
+    assert [one.name for one in found] == ["a", "b_1", "b_2"]
+    assert [Path(label).name for label, _ in said] == ["c.mkv"]
+    assert "cannot be read as a clip" in said[0][1]
+    assert [one.name for one in find_images(tmp_path)] == ["a"]  # where clips are not asked for, they are no pictures
+
+
+@pytest.fixture
+def clip_model(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(CONVOLUTIONS)
+    return f"{tmp_path / 'own.py'}:net"
+
+
+def test_fit_and_evaluate_on_clips(tmp_path: Path, clip_model: str, run: Run) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in range(3):
+        counting(folder / f"{number}.mp4", 18 + number)
+    adapter = "a.squeeze.safetensors"
+    shown = run("fit", "--model", clip_model, "--images", folder, "--per-clip", 3, "--out", adapter)
+    assert shown.code == 0, shown.err
+    assert "held still" not in shown.err
+    assert "samples: 7 fitted on, 2 held out" in shown.out
+    shown = run("evaluate", "--model", clip_model, "--adapter", adapter, "--data", folder, "--per-clip", 2,
+                "--methods", "published,class", "--out", "out")  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert "6 images" in shown.out
+    lines = (tmp_path / "out" / "evaluation.csv").read_text()
+    assert {"published", "class", "all-channel-mean"} <= {line.split(",")[1] for line in lines.splitlines()}
+
+
+def test_pictures_stand_still_for_a_model_of_clips_and_that_is_said(tmp_path: Path, clip_model: str, run: Run) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(9):
+        Image.new("RGB", (32, 32), (25 * number, 40, 90)).save(folder / f"{number}.png")
+    shown = run("fit", "--model", clip_model, "--images", folder, "--out", "a.squeeze.safetensors")
+    assert shown.code == 0, shown.err
+    assert "held still" in shown.err
+
+
+def test_nothing_but_broken_clips_is_one_line(tmp_path: Path, clip_model: str, run: Run) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"no clip" * 99)
+    shown = run("fit", "--model", clip_model, "--images", "x.mp4", "--out", "a.squeeze.safetensors")
+    assert shown.code != 0
+    assert "0 of 1 clip could be read" in shown.err
+    assert not (tmp_path / "a.squeeze.safetensors").exists()
+
+
+def test_a_clip_that_is_gone_when_its_turn_comes_is_left_out(tmp_path: Path) -> None:
+    counting(tmp_path / "a.mp4", 12)
+    found = in_pieces(find_images(tmp_path / "a.mp4", clips=True), 6, 2, refuse)
+    shutil.move(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    with pytest.raises(InputError, match="no such file"):
+        found[1].read_all()
