@@ -55,7 +55,7 @@ Task = Annotated[
     typer.Option(
         "--task",
         help="binary: the output is one value, yes above 0, and maps show the evidence for the side decided for; "
-        "multi-label: it has logits of independent labels",
+        "multi-label: its logits are those of independent labels",
     ),
 ]
 PerClip = Annotated[
@@ -95,7 +95,7 @@ def open_squeeze(
         adapter: see above.
         apply: see above; None is the adapter's own way, or ``observe``.
         strict: see above.
-        task: see above; other tasks than ``binary`` and ``multi-label`` change nothing here.
+        task: see above; None is as the adapter says.
         output: which output ``task`` is about.
 
     Raises:
@@ -146,8 +146,8 @@ def open_squeeze(
         ) from error
     if task == "binary":
         read_as_binary(squeeze, output)
-    elif task == "multi-label":
-        read_as_labels(squeeze, squeeze.output_name(output))
+    elif task is not None:
+        read_as_labels(squeeze, squeeze.output_name(output), task == "multi-label")
     return loaded, squeeze
 
 
