@@ -11,9 +11,12 @@ from torch import Tensor, nn
 import squeezecam
 from squeezecam.adapter import load
 from squeezecam.commands.predictions import prediction
-from squeezecam.errors import InputError
+from squeezecam.errors import FitError, InputError
 from squeezecam.fit import masked
+from squeezecam.fit.batches import guess_task
+from squeezecam.fit.labels import task_loss
 from squeezecam.fit.pictures import Pictures
+from squeezecam.fit.report import accuracy, same_prediction
 from squeezecam.focus import speaking_for
 from squeezecam.links import read_as_labels, score_kind
 from squeezecam.refiner import evidence_of
@@ -185,3 +188,104 @@ def test_a_read_out_of_probabilities_is_fitted_to_what_the_sigmoid_was_given() -
     found = evidence_of(head, net, features, values.argmax(1), values)
     assert torch.equal(found.probability, values.amax(1))
     assert torch.equal(found.contrast, found.full)
+
+
+class OneByOne(Colours):
+    """A layer and a sigmoid for each label, joined."""
+
+    def __init__(self, joined: str) -> None:
+        super().__init__()
+        self.joined = joined
+        self.heads = nn.ModuleList(nn.Linear(3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.features(x).relu().mean((2, 3))
+        parts = [head(z).sigmoid() for head in self.heads]
+        return torch.cat(parts, 1) if self.joined == "cat" else torch.stack([p[:, 0] for p in parts], 1)
+
+
+class Likely(Colours):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sigmoid()
+
+
+def labelled(count: int = 80) -> list[tuple[Tensor, Tensor]]:
+    x = pictures(count)
+    return list(zip(x.split(8), (x.amax((2, 3)) > 0.5).float().split(8), strict=True))
+
+
+@pytest.mark.parametrize("joined", ["cat", "stack"])
+def test_a_sigmoid_before_the_labels_are_joined_is_seen(joined: str) -> None:
+    x = pictures(2)
+    squeeze = squeezecam.attach(OneByOne(joined), x)
+    assert score_kind(squeeze, "output") == "probabilities"
+    found = squeeze.explain(x, target=1)
+    assert prediction(squeeze, found, 0, None, None).probability == float(squeeze.model(x)[0, 1])
+
+
+def test_parts_that_are_no_probabilities_make_the_whole_none() -> None:
+    class Half(OneByOne):
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.features(x).relu().mean((2, 3))
+            return torch.cat([self.heads[0](z).sigmoid(), self.heads[1](z)], 1)
+
+    assert score_kind(squeezecam.attach(Half("cat"), pictures(2)), "output") == "logits"
+
+
+def test_labels_are_decided_at_a_half_where_they_are_probabilities() -> None:
+    x = pictures(80)
+    with torch.no_grad():
+        truth = (Colours()(x) > 0).float()
+    truth[:, 2] = 1 - truth[:, 2]  # so that one label in three is wrong
+    batches = list(zip(x.split(8), truth.split(8), strict=True))
+    first, second = (squeezecam.attach(net, x[:2]).fit(batches, progress=False) for net in (Colours(), Likely()))
+    assert first.accuracy_before == pytest.approx(2 / 3)
+    assert second.accuracy_before == first.accuracy_before
+    assert second.settings == first.settings
+    before, after = torch.tensor([[0.4, 0.6]]), torch.tensor([[0.6, 0.6]])
+    assert not same_prediction(before, after, "multi-label", 0.5).any()
+
+
+def test_what_ends_with_a_sigmoid_is_of_labels_without_being_told() -> None:
+    x = pictures(40)
+    squeeze = squeezecam.attach(Likely(), x[:2])
+    absent = int(squeeze.model(x[:1])[0].argmin())
+    said = prediction(squeeze, squeeze.explain(x[:1], target=absent), 0, None, None)
+    assert "(the model says no)" in said.title()
+    assert squeeze.fit(list(x.split(8)), progress=False).task == "multi-label"
+
+
+def test_class_indices_are_classes_whatever_was_told_before(told: squeezecam.Squeeze) -> None:
+    x = pictures(40)
+    batches = [(a, a.mean((2, 3)).argmax(1)) for a in x.split(8)]
+    assert told.fit(batches, progress=False).task == "classification"
+    assert score_kind(told, "output") == "logits"
+
+
+def test_probabilities_are_trained_as_such() -> None:
+    logits, truth = torch.tensor([[2.0, -1.0, 0.3]]), torch.tensor([[1.0, 1.0, 0.0]])
+    wanted = task_loss(logits, truth, "multi-label")
+    assert torch.allclose(task_loss(logits.sigmoid(), truth, "multi-label", "sigmoid"), wanted)
+    classes = torch.tensor([1])
+    wanted = task_loss(logits, classes, "classification")
+    assert torch.allclose(task_loss(logits.softmax(1), classes, "classification", "softmax"), wanted)
+
+
+def test_labels_that_nobody_knows_are_left_out() -> None:
+    values, truth = torch.tensor([[2.0, -1.0, 0.3]]), torch.tensor([[1.0, float("nan"), 0.0]])
+    kept = task_loss(values[:, [0, 2]], truth[:, [0, 2]], "multi-label")
+    assert torch.equal(task_loss(values, truth, "multi-label"), kept)
+    assert accuracy(values, truth, "multi-label") == 0.5
+    assert float(task_loss(values, truth * float("nan"), "multi-label")) == 0
+    assert guess_task(values, truth) == "multi-label"
+
+
+@pytest.mark.parametrize("task", [None, "multi-label"])
+def test_labels_of_yes_and_no_are_1_and_0(task: str | None) -> None:
+    x = pictures(40)
+    squeeze = squeezecam.attach(Colours(), x[:2])
+    signs = [(a, 2 * b - 1) for a, b in labelled(40)]
+    with pytest.raises(FitError, match="make 0 of -1"):
+        squeeze.fit(signs, task=task, progress=False)
+    with pytest.raises(FitError, match=r"\(40, 2\) do not fit an output of shape \(40, 3\)"):
+        squeeze.fit([(a, b[:, :2]) for a, b in labelled(40)], task=task, progress=False)

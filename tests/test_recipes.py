@@ -77,7 +77,12 @@ def whole(picture):
     a = np.asarray(picture.convert("RGB").resize((64, 48), 2), np.float32) / 255
     return torch.from_numpy(a).permute(2, 0, 1)
 
+class Likely(Tiny):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
 def tiny(): return Tiny(5), face
+def likely(): return Likely(5), face
 def small(): return Tiny(3), whole
 def two(): return Colours(2, (0, 1)), whole
 def three(): return Colours(3, (0, 1, 2)), whole
@@ -413,6 +418,39 @@ def test_celeba_from_the_lists_to_the_picture(tmp_path: Path, factories: Path, s
         assert figure.width > 600
     assert (out / "labels.txt").read_text().split() == ["Eyeglasses", "Smiling", "Wearing_Hat"]
     assert read(out / "model.squeeze.safetensors")[0]["labels"] == ["output"]  # so captions are no softmax over them
+
+
+def test_a_model_that_ends_with_a_sigmoid_is_trained_as_one_that_does_not(
+    tmp_path: Path, factories: Path, squeezecam: Any
+) -> None:
+    root, overall = miniatures.celeba(tmp_path / "set", 140, split=(110, 110)), {}
+    words = ["--classes", "eyeglasses,wearing_hat", "--epochs", 5, "--batch-size", 10, "--rate", 0.03, "--maps", 0]
+    for name in ("tiny", "likely"):
+        out = tmp_path / name
+        code, _, err = squeezecam("train", "--data", f"celeba:{root}", "--model", f"{factories}:{name}", *words,
+                                  "--no-baseline", "--out", out)  # fmt: skip
+        assert code == 0, err
+        overall[name] = json.loads((out / "report.json").read_text())["overall"]["with"]
+    assert overall["tiny"] > 0.8
+    assert overall["likely"] == pytest.approx(overall["tiny"], abs=0.03)
+
+
+def test_the_commands_that_measure_are_told_of_labels(tmp_path: Path, factories: Path, squeezecam: Any) -> None:
+    root = miniatures.celeba(tmp_path / "set", 4, split=(0, 0)) / "img_align_celeba"
+    words = ["--model", f"{factories}:three", "--methods", "class"]
+    found = {}
+    for task in ("classification", "multi-label"):
+        out = tmp_path / task
+        told = [*words, "--task", task, "--out", out]
+        code, _, err = squeezecam("evaluate", "--data", root, *told)
+        assert code == 0, err
+        code, _, err = squeezecam("compare", root, *told)
+        assert code == 0, err
+        record = json.loads((out / "evaluation.json").read_text())
+        shown = json.loads((out / "comparison.json").read_text())["pictures"]
+        found[task] = record["settings"]["scores"], [one["confidence"] for one in shown]
+    assert [kind for kind, _ in found.values()] == ["logits", "sigmoid"]
+    assert all(a != b for a, b in zip(*(values for _, values in found.values()), strict=True))
 
 
 def test_train_on_pictures_of_one_class_each(tmp_path: Path, factories: Path, squeezecam: Any) -> None:

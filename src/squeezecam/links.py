@@ -21,26 +21,53 @@ if TYPE_CHECKING:
 
 MULTI_LABEL = "multi-label"
 _LAST = {"_softmax": "softmax", "softmax": "softmax", "sigmoid": "sigmoid", "_log_softmax": "log-softmax"}
-_PASSED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "select", "clone", "alias", "_to_copy")
+_JOINED = ("cat", "stack")
+_PASSED = (
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "squeeze",
+    "select",
+    "clone",
+    "alias",
+    "_to_copy",
+    "clamp",
+)
 
 
 def last_links(graph: Graph, leaves: Mapping[str, int]) -> dict[str, str]:
     """What the outputs ``{name: node}`` are made by last: ``softmax``, ``log-softmax``, ``sigmoid`` or ``identity``."""
-    found = {}
-    for name, leaf in leaves.items():
-        node = leaf
-        while graph.nodes[node].op in _PASSED and graph.nodes[node].parents:
-            node = graph.nodes[node].parents[0]
-        found[name] = _LAST.get(graph.nodes[node].op, "identity")
-    return found
+    return {name: _last(graph, leaf) for name, leaf in leaves.items()}
+
+
+def _last(graph: Graph, node: int) -> str:
+    while graph.nodes[node].op in _PASSED and graph.nodes[node].parents:
+        node = graph.nodes[node].parents[0]
+    if graph.nodes[node].op in _JOINED:  # a head for each label: of a softmax, what is joined adds up to more than 1
+        parts = {_last(graph, parent) for parent in graph.nodes[node].parents}
+        return "sigmoid" if parts == {"sigmoid"} else "identity"
+    return _LAST.get(graph.nodes[node].op, "identity")
+
+
+def last_of(squeeze: Squeeze, output: str) -> str:
+    """What ``output`` is made by last, as its graph says or the formula of its head; of two sides their logits."""
+    if output in squeeze.binary:
+        return "identity"
+    found, evidence = squeeze.links.get(output, "identity"), squeeze.evidence(output)
+    return evidence.link if found == "identity" and evidence is not None else found
+
+
+def said_alone(squeeze: Squeeze, output: str) -> bool:
+    """Whether each of several values is a label by itself: as told, or as a sigmoid at the end has it."""
+    return output in squeeze.independent or (output not in squeeze.single and last_of(squeeze, output) == "sigmoid")
 
 
 def score_kind(squeeze: Squeeze, output: str) -> Outputs:
     """What the scores of ``output`` are, as :func:`squeezecam.metrics.predict.class_scores` takes them."""
     if output in squeeze.binary:  # read as the logits of two sides
         return "logits"
-    evidence = squeeze.evidence(output)
-    if {squeeze.links.get(output), evidence.link if evidence is not None else None} & {"softmax", "sigmoid"}:
+    if last_of(squeeze, output) in ("softmax", "sigmoid"):
         return "probabilities"
     return "sigmoid" if output in squeeze.independent else "logits"
 

@@ -10,7 +10,7 @@ import torch
 
 from squeezecam import tree
 from squeezecam.explanation import Explanation
-from squeezecam.links import probabilities
+from squeezecam.links import probabilities, said_alone
 from squeezecam.models.labels import Labels, label_of
 from squeezecam.module import Squeeze
 from squeezecam.sides import SIDES, heat_of_value
@@ -83,7 +83,7 @@ def prediction(
         return Prediction(None, called, None, value, heat=heat_of_value(explanation.method))
     target = int(explanation.target[index]) if explanation.target is not None else int(scores.argmax())
     likely = probabilities(scores, explanation.scores_are)
-    binary, alone = name in squeeze.binary, name in squeeze.independent
+    binary, alone = name in squeeze.binary, said_alone(squeeze, name)
     named = label_of(labels, target, name)
     return Prediction(
         target,

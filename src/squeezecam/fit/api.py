@@ -16,14 +16,14 @@ from squeezecam.errors import FitError, InputError, SqueezeWarning
 from squeezecam.fit import faithful
 from squeezecam.fit import labels as on_labels
 from squeezecam.fit import report as reporting
-from squeezecam.fit.batches import Pick, guess_task
+from squeezecam.fit.batches import Pick, check_labels, guess_task
 from squeezecam.fit.cache import Cache
 from squeezecam.fit.collecting import collect
 from squeezecam.fit.evidence import read_out
 from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import FitReport
 from squeezecam.fit.sharing import shared
-from squeezecam.links import MULTI_LABEL, read_as_labels
+from squeezecam.links import MULTI_LABEL, read_as_labels, said_alone
 from squeezecam.methods import default_method
 from squeezecam.misfed import check_batches
 from squeezecam.module import Squeeze
@@ -172,7 +172,8 @@ def _fit_collected(
     generator = torch.Generator().manual_seed(seed)
     collected = time.perf_counter()
     fitting, stopping, held = _split(len(cache), hold_out, generator)
-    task = task or guess_task(cache.values, cache.labels)
+    task = task or guess_task(cache.values, cache.labels, alone=said_alone(squeeze, output))
+    check_labels(cache.values, cache.labels, task)
     before = cache.values[held]
     settings: dict[str, Any] = {}
     history: list[float] = []
@@ -222,9 +223,9 @@ def _fit_collected(
 
 
 def _task_of(squeeze: Squeeze, output: str, task: str | None) -> str | None:
-    """The task as the fit sees it: two sides are two classes, and labels stay labels where nothing else is said."""
+    """The task as the fit sees it: two sides are two classes."""
     if output not in squeeze.binary:
-        return MULTI_LABEL if task is None and output in squeeze.independent else task
+        return task
     if task not in (None, BINARY, "classification"):
         raise InputError(f"output '{output}' is read as a decision (task='binary'), not task='{task}': attach again")
     return "classification"
@@ -294,12 +295,13 @@ def _report(
 ) -> dict[str, Any]:
     with evaluating(squeeze):
         after = reporting.gated_values(squeeze, cache, output, held)
-        same = float(reporting.same_prediction(before, after, task).float().mean())
+        cut = reporting.cut_of(squeeze, output)
+        same = float(reporting.same_prediction(before, after, task, cut).float().mean())
         found: dict[str, Any] = {"unchanged": same, "unchanged_interval": reporting.wilson(same, len(held))}
         found |= reporting.gate_statistics(squeeze, cache, held, generator)
         if cache.labels is not None:
-            found["accuracy_before"] = reporting.accuracy(before, cache.labels[held], task)
-            found["accuracy_after"] = reporting.accuracy(after, cache.labels[held], task)
+            found["accuracy_before"] = reporting.accuracy(before, cache.labels[held], task, cut)
+            found["accuracy_after"] = reporting.accuracy(after, cache.labels[held], task, cut)
     return found
 
 
@@ -371,7 +373,8 @@ def _fit_all(
     first = look()
     if first.labels is None:
         raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
-    chosen = task or guess_task(first.values, first.labels)
+    chosen = task or guess_task(first.values, first.labels, alone=said_alone(squeeze, output))
+    check_labels(first.values, first.labels, chosen)
     with bar.task("fit", epochs) as advance:
         history = on_labels.train_all(
             squeeze, batches, output, chosen,

@@ -81,14 +81,36 @@ def labels_of(squeeze: Squeeze, labels: Any, output: str) -> Tensor:
     return as_classes(tensor) if output in squeeze.binary else tensor
 
 
-def guess_task(values: Tensor, labels: Tensor | None) -> str:
-    """``classification``, ``multi-label`` or ``regression`` from what the output and the labels look like."""
+def guess_task(values: Tensor, labels: Tensor | None, *, alone: bool = False) -> str:
+    """``classification``, ``multi-label`` or ``regression`` from what the output and the labels look like; ``alone``
+    says that each of several values is known for a label by itself, which decides where there are no labels.
+    """
     if values.ndim == 1 or values.shape[-1] == 1:
         binary = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return "multi-label" if binary else "regression"
     if labels is not None and labels.ndim == values.ndim:
-        return "multi-label" if bool(((labels >= 0) & (labels <= 1)).all()) else "regression"
-    return "classification"
+        known = labels[~labels.isnan()]
+        shares, signs = ((known >= 0) & (known <= 1)).all(), ((known == -1) | (known == 0) | (known == 1)).all()
+        return "multi-label" if bool(shares | signs) else "regression"  # check_labels refuses -1
+    return "multi-label" if alone and labels is None else "classification"
+
+
+def check_labels(values: Tensor, labels: Tensor | None, task: str) -> None:
+    """Refuse labels that do not fit an output, or that are none of yes and no where these are meant.
+
+    Raises:
+        FitError: other shapes, or for ``multi-label`` numbers outside [0, 1]. NaN is a label that is not known.
+
+    """
+    if labels is None or task == "classification":
+        return
+    if labels.numel() != values.numel():
+        raise FitError(f"labels of shape {tuple(labels.shape)} do not fit an output of shape {tuple(values.shape)}")
+    if task == "multi-label" and bool(((labels < 0) | (labels > 1)).any()):
+        raise FitError(
+            f"labels of yes or no are 1 and 0, these go from {float(labels.min()):.4g} to {float(labels.max()):.4g}: "
+            "make 0 of -1 where that means no, NaN where it means that nobody knows"
+        )
 
 
 class Reader:

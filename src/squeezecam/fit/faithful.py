@@ -20,9 +20,10 @@ from torch import Tensor
 from squeezecam.block import SEBlock
 from squeezecam.fit.cache import Cache
 from squeezecam.fit.influence import influence
-from squeezecam.fit.report import gated_values, gated_windows, same_prediction
+from squeezecam.fit.report import cut_of, gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
 from squeezecam.head import Head
+from squeezecam.links import MULTI_LABEL
 from squeezecam.module import Squeeze
 from squeezecam.ridge import ridge, through_origin
 
@@ -272,10 +273,13 @@ def _widest(
     if cache.windows:
         reference.append((gated_windows, gated_windows(squeeze, cache, output, tried, 0.0)))
 
+    cut = cut_of(squeeze, output) if task == MULTI_LABEL else 0.0
+
     def keeps(amplitude: float) -> bool:
         advance(1)
         same = [
-            same_prediction(before, run(squeeze, cache, output, tried, amplitude), task) for run, before in reference
+            same_prediction(before, run(squeeze, cache, output, tried, amplitude), task, cut)
+            for run, before in reference
         ]
         return float(torch.cat(same).float().mean()) >= agreement
 

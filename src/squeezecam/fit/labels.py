@@ -14,25 +14,41 @@ from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import FitError
 from squeezecam.fit.batches import Pick, labels_of, split
 from squeezecam.fit.cache import Cache
+from squeezecam.links import last_of
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating, tapped
 
 BATCH = 64
 
 
-def task_loss(values: Tensor, labels: Tensor, task: str) -> Tensor:
-    """Cross-entropy, binary cross-entropy on logits, or mean squared error."""
+def task_loss(values: Tensor, labels: Tensor, task: str, link: str = "identity") -> Tensor:
+    """Cross-entropy, binary cross-entropy, or mean squared error; ``link`` is what the model ends with
+    (:func:`squeezecam.links.last_of`): probabilities are taken as such, not as logits. Labels of yes or no that are NaN
+    are left out.
+    """
     if task == "classification":
         if labels.is_floating_point() or (labels.numel() and (labels.min() < 0 or labels.max() >= values.shape[-1])):
             raise FitError(
                 f"class labels must be integers in 0..{values.shape[-1] - 1}, got {labels.dtype}, {labels.max()}"
             )
+        if link == "softmax":
+            values = values.clamp_min(torch.finfo(values.dtype).tiny).log()
         return F.cross_entropy(values.flatten(0, -2), labels.flatten())
     labels = labels.to(values.dtype)
     if labels.numel() != values.numel():
         raise FitError(f"labels of shape {tuple(labels.shape)} do not fit an output of shape {tuple(values.shape)}")
     labels = labels.reshape(values.shape)
-    return F.binary_cross_entropy_with_logits(values, labels) if task == "multi-label" else F.mse_loss(values, labels)
+    if task != "multi-label":
+        return F.mse_loss(values, labels)
+    known = ~labels.isnan()
+    if not bool(known.all()):  # a label that nobody knows has no say
+        values, labels = values[known], labels[known]
+        if not len(labels):
+            return values.sum()
+    if link == "sigmoid":
+        with torch.autocast(values.device.type, enabled=False):  # which refuses it
+            return F.binary_cross_entropy(values.float().clamp(0, 1), labels.float())
+    return F.binary_cross_entropy_with_logits(values, labels)
 
 
 def head_parameters(squeeze: Squeeze, cache: Cache, output: str) -> dict[str, nn.Parameter]:
@@ -89,7 +105,7 @@ def train_cached(
 ) -> list[float]:
     """Train block (and ``extra`` head parameters) on cached features, keep the best state; returns held-out losses."""
     assert cache.labels is not None
-    labels = cache.labels
+    labels, link = cache.labels, last_of(squeeze, output)
     parameters = [*squeeze.blocks.parameters(), *extra]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
 
@@ -99,13 +115,13 @@ def train_cached(
 
     @torch.no_grad()
     def held_out_loss() -> float:
-        losses = [float(task_loss(values(part), labels[part], task)) * len(part) for part in held.split(BATCH)]
+        losses = [float(task_loss(values(part), labels[part], task, link)) * len(part) for part in held.split(BATCH)]
         return sum(losses) / max(1, len(held))
 
     def step() -> None:
         order = fitting[torch.randperm(len(fitting), generator=generator)]
         for part in order.split(BATCH):
-            loss = task_loss(values(part), labels[part], task)
+            loss = task_loss(values(part), labels[part], task, link)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -129,7 +145,7 @@ def train_all(
     device: torch.device,
 ) -> list[float]:
     """Train model and block together over ``batches``, every fifth batch held out; the best state is kept."""
-    parameters = list(squeeze.parameters())
+    parameters, link = list(squeeze.parameters()), last_of(squeeze, output)
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
     if iter(batches) is batches:
         raise FitError("train='all' goes over the data several times: pass a list or a DataLoader, not an iterator")
@@ -143,7 +159,7 @@ def train_all(
                 raise FitError("objective='task' needs labels: batches of (x, y), or labels=lambda batch: ...")
             args, kwargs = tree.as_call(tree.to_device(given, device))
             values = squeeze.select(squeeze(*args, **kwargs), output)
-            yield task_loss(values, labels_of(squeeze, found, output).to(device), task)
+            yield task_loss(values, labels_of(squeeze, found, output).to(device), task, link)
 
     def step() -> None:
         squeeze.train()

@@ -12,6 +12,7 @@ from torch import Tensor
 from squeezecam import vector
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.fit.cache import Cache
+from squeezecam.links import last_of
 from squeezecam.module import Squeeze
 
 CHUNK = 128
@@ -108,28 +109,35 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def same_prediction(before: Tensor, after: Tensor, task: str) -> Tensor:
+def same_prediction(before: Tensor, after: Tensor, task: str, cut: float = 0.0) -> Tensor:
     """Which samples keep their prediction, ``(n,)`` bool.
 
-    Classification: the same top class. Multi-label: every label on the same side of its threshold. Regression: within
-    a tenth of the standard deviation of the predictions.
+    Classification: the same top class. Multi-label: every label on the same side of ``cut``, see :func:`cut_of`.
+    Regression: within a tenth of the standard deviation of the predictions.
     """
     if task == "classification":
         return before.argmax(-1).flatten() == after.argmax(-1).flatten()
     if task == "multi-label":
-        return ((before > 0) == (after > 0)).flatten(1).all(1) if before.ndim > 1 else (before > 0) == (after > 0)
+        same = (before > cut) == (after > cut)
+        return same.flatten(1).all(1) if before.ndim > 1 else same
     spread = before.std(0, correction=0).clamp_min(1e-6)
     near = (before - after).abs() <= 0.1 * spread
     return near.flatten(1).all(1) if near.ndim > 1 else near
 
 
-def accuracy(values: Tensor, labels: Tensor, task: str) -> float:
-    """Accuracy, label-wise accuracy, or R² for regression."""
+def cut_of(squeeze: Squeeze, output: str) -> float:
+    """What the value of a label is above where the model says yes: half, where it ends with a sigmoid, else 0."""
+    return 0.5 if last_of(squeeze, output) == "sigmoid" else 0.0
+
+
+def accuracy(values: Tensor, labels: Tensor, task: str, cut: float = 0.0) -> float:
+    """Accuracy, label-wise accuracy over the labels that are known (not NaN), or R² for regression."""
     if task == "classification":
         return float((values.argmax(-1) == labels).float().mean())
     labels = labels.to(values.dtype).reshape(values.shape)
     if task == "multi-label":
-        return float(((values > 0) == (labels > 0.5)).float().mean())
+        known = ~labels.isnan()
+        return float(((values > cut) == (labels > 0.5))[known].float().mean())
     residual = (values - labels).square().mean()
     return float(1 - residual / labels.var(correction=0).clamp_min(1e-12))
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from squeezecam.errors import InputError, SqueezeError
 from squeezecam.fit.labels import task_loss
 from squeezecam.fit.progress import Progress
+from squeezecam.fit.report import cut_of
+from squeezecam.links import last_of
 from squeezecam.module import Squeeze
 from squeezecam.parity.arms import STANDARD, Arm
 from squeezecam.parity.gates import collect_gates, describe_gates
@@ -169,8 +171,8 @@ def _job(
 def _measured(squeeze: Squeeze, plan: Plan, test: Samples, seed: int) -> dict[str, Any]:
     values = predict(squeeze, test, plan.output)
     record: dict[str, Any] = {
-        "score": score(values, test.labels, plan.task),
-        "loss": float(task_loss(values, test.labels, plan.task)),
+        "score": score(values, test.labels, plan.task, cut_of(squeeze, plan.output)),
+        "loss": float(task_loss(values, test.labels, plan.task, last_of(squeeze, plan.output))),
     }
     if squeeze.apply_mode == "gate":
         classes = plan.classes

@@ -11,6 +11,7 @@ from torch import Tensor
 from squeezecam import tree
 from squeezecam.errors import FitError
 from squeezecam.fit.labels import task_loss
+from squeezecam.links import last_of
 from squeezecam.module import Capture, Squeeze
 from squeezecam.parity.recipe import Recipe
 from squeezecam.parity.samples import Samples
@@ -84,13 +85,13 @@ def predict(squeeze: Squeeze, samples: Samples, output: str) -> Tensor:
     return torch.cat(parts)
 
 
-def score(values: Tensor, labels: Tensor, task: str) -> float:
+def score(values: Tensor, labels: Tensor, task: str, cut: float = 0.0) -> float:
     """Accuracy in points (0 to 100; of frames or labels where there are several), or the mean absolute error."""
     if task == "classification":
         return 100 * float((values.argmax(-1) == labels).double().mean())
     labels = labels.to(values.dtype).reshape(values.shape)
     if task == "multi-label":
-        return 100 * float(((values > 0) == (labels > 0.5)).double().mean())
+        return 100 * float(((values > cut) == (labels > 0.5)).double().mean())
     return float((values - labels).abs().double().mean())
 
 
@@ -99,10 +100,11 @@ def _loss(
 ) -> Tensor:
     args, kwargs = tree.as_call(given)
     if extra is None:
-        return task_loss(squeeze.select(squeeze(*args, **kwargs), output), labels, task)
+        return task_loss(squeeze.select(squeeze(*args, **kwargs), output), labels, task, last_of(squeeze, output))
     result, captures = squeeze.capture(given)
     values = squeeze.select(result, output)
-    return task_loss(values, labels, task) + extra(squeeze, captures, values, labels, share)
+    loss = task_loss(values, labels, task, last_of(squeeze, output))
+    return loss + extra(squeeze, captures, values, labels, share)
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,9 @@ from squeezecam.evaluation.running import run
 from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.files import output_folder, write_json, write_text
-from squeezecam.links import read_as_labels
+from squeezecam.fit.labels import task_loss
+from squeezecam.fit.report import cut_of
+from squeezecam.links import MULTI_LABEL, last_of, read_as_labels
 from squeezecam.metrics import Interval, bootstrap_difference
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
@@ -149,13 +151,14 @@ def train_and_look(
     say(f"{testing.name}: {len(loaders[0].dataset)} pictures to train on, {len(loaders[1].dataset)} to test on")  # type: ignore[arg-type]
     outputs, training = {}, {}
     modules: dict[str, nn.Module] = {"with": squeeze} if plain is None else {"with": squeeze, "without": plain}
+    task, link = (MULTI_LABEL if testing.multilabel else "classification"), last_of(squeeze, squeeze.default_output)
     targets = loaders[1].dataset.targets  # type: ignore[attr-defined]
     for how, module in modules.items():
         say(f"training {how} the block")
-        training[how] = _train(module, loaders[0], testing.multilabel, chosen, progress)
+        training[how] = _train(module, loaders[0], task, link, chosen, progress)
         outputs[how] = predictions(module, loaders[1])[0]
     squeeze.eval()
-    report = _report(testing.classes, outputs, targets, training)
+    report = _report(testing.classes, outputs, targets, training, cut_of(squeeze, squeeze.default_output))
     if chosen.maps:
         report.maps = look(loaded, squeeze, testing, folder / "maps", chosen, say=say, progress=progress)
     with processes.first_only(InputError) as first:
@@ -214,9 +217,9 @@ def _loaders(
 
 
 def _train(
-    module: nn.Module, loader: DataLoader[Any], multilabel: bool, settings: Settings, progress: bool | None
+    module: nn.Module, loader: DataLoader[Any], task: str, link: str, settings: Settings, progress: bool | None
 ) -> TrainingReport:
-    loss = F.binary_cross_entropy_with_logits if multilabel else F.cross_entropy
+    loss = partial(task_loss, task=task, link=link)
     wanted = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(wanted, settings.rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, settings.epochs * len(loader)))
@@ -227,9 +230,13 @@ def _train(
 
 
 def _report(
-    classes: tuple[str, ...], outputs: dict[str, Tensor], targets: Tensor, training: dict[str, TrainingReport]
+    classes: tuple[str, ...],
+    outputs: dict[str, Tensor],
+    targets: Tensor,
+    training: dict[str, TrainingReport],
+    cut: float,
 ) -> LabelledReport:
-    right = {how: correct(values, targets) for how, values in outputs.items()}
+    right = {how: correct(values, targets, cut) for how, values in outputs.items()}
     precision = {}
     if targets.ndim == 2:
         columns = range(len(classes))
@@ -240,7 +247,7 @@ def _report(
     return LabelledReport(
         classes,
         majority(targets, len(classes)),
-        {how: per_class(values, targets) for how, values in outputs.items()},
+        {how: per_class(values, targets, cut) for how, values in outputs.items()},
         precision,
         {how: float(values.mean()) for how, values in right.items()},
         bootstrap_difference(right["with"], right["without"]) if "without" in right else None,

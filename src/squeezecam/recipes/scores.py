@@ -8,22 +8,23 @@ from torch import Tensor
 from squeezecam.errors import InputError
 
 
-def correct(outputs: Tensor, targets: Tensor) -> Tensor:
+def correct(outputs: Tensor, targets: Tensor, cut: float = 0.0) -> Tensor:
     """Share (N,) of decisions that are right, per picture.
 
     Args:
-        outputs: logits (N, K).
-        targets: class indices (N,), the highest logit decides; or 0 and 1 (N, K), each logit against 0.
+        outputs: logits or probabilities (N, K).
+        targets: class indices (N,), the highest value decides; or 0 and 1 (N, K), each value against ``cut``.
+        cut: 0 for logits, a half for probabilities.
     """
     if targets.ndim == 1:
         return (outputs.argmax(1) == targets).double()
-    return ((outputs > 0) == (targets > 0)).double().mean(1)
+    return ((outputs > cut) == (targets > 0)).double().mean(1)
 
 
-def per_class(outputs: Tensor, targets: Tensor) -> Tensor:
+def per_class(outputs: Tensor, targets: Tensor, cut: float = 0.0) -> Tensor:
     """Accuracy (K,): of an attribute over all pictures, of a class over its own; NaN for a class without any."""
     if targets.ndim == 2:
-        return ((outputs > 0) == (targets > 0)).double().mean(0)
+        return ((outputs > cut) == (targets > 0)).double().mean(0)
     right = (outputs.argmax(1) == targets).double()
     return torch.stack([right[targets == k].mean() for k in range(outputs.shape[1])])
 
