@@ -34,8 +34,8 @@ class Colours(nn.Module):
             for colour in range(3):
                 self.features.weight[colour, colour] = 1 / 16
             self.features.bias.zero_()
-            self.head.weight.copy_(20 * torch.eye(3) + 2)
-            self.head.bias.fill_(-6.0)
+            self.head.weight.copy_(20 * torch.eye(3) + 0.5)
+            self.head.bias.fill_(-1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).relu().mean((2, 3)))
@@ -104,7 +104,7 @@ def test_what_all_labels_have_in_common_still_speaks_for_each(told: squeezecam.S
     features, target = torch.ones(1, 3, 2, 2), torch.tensor([0])
     head = told.evidence()
     assert head is not None
-    assert torch.allclose(speaking_for(head, told.model, features, target), torch.full((1, 2, 2), 26.0))
+    assert torch.allclose(speaking_for(head, told.model, features, target), torch.full((1, 2, 2), 21.5))
     read_as_labels(told, "output", labels=False)
     head = told.evidence()
     assert head is not None
@@ -236,6 +236,7 @@ def test_labels_are_decided_at_a_half_where_they_are_probabilities() -> None:
     x = pictures(80)
     with torch.no_grad():
         truth = (Colours()(x) > 0).float()
+    assert 0.3 < float(truth.mean()) < 0.8
     truth[:, 2] = 1 - truth[:, 2]  # so that one label in three is wrong
     batches = list(zip(x.split(8), truth.split(8), strict=True))
     first, second = (squeezecam.attach(net, x[:2]).fit(batches, progress=False) for net in (Colours(), Likely()))
@@ -289,3 +290,73 @@ def test_labels_of_yes_and_no_are_1_and_0(task: str | None) -> None:
         squeeze.fit(signs, task=task, progress=False)
     with pytest.raises(FitError, match=r"\(40, 2\) do not fit an output of shape \(40, 3\)"):
         squeeze.fit([(a, b[:, :2]) for a, b in labelled(40)], task=task, progress=False)
+
+
+@pytest.mark.parametrize("bias", [-1.0, 30.0])
+def test_a_label_that_every_picture_has_does_not_drown_the_others(bias: float) -> None:
+    """Channel k is colour k, and label k is that channel: gates of colours that are there stand above the others,
+    however loudly another label is said.
+    """
+    x = pictures(160)
+    net = Colours()
+    with torch.no_grad():
+        net.head.bias[2] = bias
+    squeeze = squeezecam.attach(net, x[:2])
+    squeeze.fit(list(x.split(8)), task="multi-label", progress=False)
+    one = x[((x.amax((2, 3)) > 0.5) == torch.tensor([True, False, True])).all(1)]
+    other = x[((x.amax((2, 3)) > 0.5) == torch.tensor([False, True, True])).all(1)]
+    assert len(one)
+    assert len(other)
+    with torch.no_grad():
+        red, green = squeeze.explain(one, method="published").gates, squeeze.explain(other, method="published").gates
+        spread = red.std(1).mean()
+        assert ((red[:, 0] - red[:, 1]) > 0.8 * spread).all()
+        assert ((green[:, 1] - green[:, 0]) > 0.8 * spread).all()
+
+
+def test_masks_are_learned_for_the_labels_that_are_there() -> None:
+    values = torch.tensor([[30.0, 2.0, -1.0], [30.0, -1.0, 2.0], [-3.0, -2.0, -9.0]]).repeat(200, 1)
+    torch.manual_seed(0)
+    for drawn in (True, False):
+        found = masked._label(values, 0.0, drawn=drawn).view(200, 3)
+        assert found[:, 2].unique().tolist() == [1]  # none is there: the likeliest
+        for column, there in ((0, [0, 1]), (1, [0, 2])):
+            assert found[:, column].unique().tolist() == there
+            assert 70 < int((found[:, column] == 0).sum()) < 130
+    likely = masked._label(torch.tensor([[0.6, 0.4]]), 0.5, drawn=True)
+    assert likely.tolist() == [0]
+
+
+def test_one_hot_labels_and_mixtures_are_of_classes() -> None:
+    x = pictures(40)
+    with torch.no_grad():
+        classes = Colours()(x).argmax(1)
+    hot = torch.eye(3)[classes]
+    mixed = 0.8 * hot + 0.2 * hot.roll(1, 0)
+    for labels in (hot, mixed):
+        squeeze = squeezecam.attach(Colours(), x[:2])
+        report = squeeze.fit(list(zip(x.split(8), labels.split(8), strict=True)), progress=False)
+        assert report.task == "classification"
+        assert report.accuracy_before == 1.0
+    values = torch.tensor([[1.0, 0.5, -1.0]])
+    assert torch.isclose(task_loss(values, torch.tensor([[0.0, 1.0, 0.0]]), "classification"),
+                         task_loss(values, torch.tensor([1]), "classification"))  # fmt: skip
+    squeeze = squeezecam.attach(Colours(), x[:2], task="multi-label")
+    assert squeeze.fit(list(zip(x.split(8), hot.split(8), strict=True)), progress=False).task == "multi-label"
+
+
+def test_the_output_that_was_fitted_for_is_the_one_that_is_explained() -> None:
+    class Two(Colours):
+        def __init__(self) -> None:
+            super().__init__()
+            self.side = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            seen = self.features(x).relu().mean((2, 3))
+            return {"colours": self.head(seen), "side": self.side(seen)}
+
+    x = pictures(40)
+    squeeze = squeezecam.attach(Two(), x[:2])
+    assert squeeze.explain(x[:2], method="class").scores.shape == (2, 2)  # the last one
+    squeeze.fit(list(x.split(8)), output="colours", task="multi-label", progress=False)
+    assert squeeze.explain(x[:2], method="class").scores.shape == (2, 3)

@@ -9,6 +9,7 @@ from torch import nn
 
 from squeezecam.attach import attach
 from squeezecam.fit.faithful import units_for
+from squeezecam.links import said_alone
 from squeezecam.module import Squeeze
 from squeezecam.native_se import NativeBlock, find_native
 from squeezecam.site import Candidate, Place, Site
@@ -186,11 +187,12 @@ def inspect(model: nn.Module, example: Any, at: Any = None) -> Inspection:
 def _fitted(squeeze: Squeeze) -> dict[str, int | None]:
     """Parameters of the blocks that a fit without labels would put in place of these."""
     output = squeeze.default_output
+    alone = said_alone(squeeze, output)
     head, last = squeeze.heads.get(output), squeeze.classifiers.get(output)
     if head is not None:
-        units = units_for(len(head.offsets(squeeze.model)))
+        units = units_for(len(head.offsets(squeeze.model)), alone=alone)
     elif last is not None:
-        units = units_for(len(squeeze.model.get_parameter(last)))
+        units = units_for(len(squeeze.model.get_parameter(last)), alone=alone)
     else:
         return dict.fromkeys(squeeze.places)
     return {stream: 2 * place.channels * units for stream, place in squeeze.places.items()}

@@ -78,7 +78,8 @@ def fit(
         task: ``"classification"``, ``"multi-label"``, ``"regression"``, or ``"binary"``: the output is one value, yes
             above 0, and maps show the evidence for the side decided for from now on. None: guessed from outputs and
             labels, and reported; one value is then no decision.
-        output: name of the output to fit for, where there are several.
+        output: name of the output to fit for, where there are several; from then on the one that is explained where
+            none is named.
         hidden: hidden width of the block for the faithful objective; None: chosen from the classifier.
         agreement: share of predictions that the faithful block has to leave unchanged.
         hold_out: share of the samples that is kept for the report and decides nothing.
@@ -118,6 +119,7 @@ def fit(
                 squeeze, batches, output, task, inputs, labels, epochs, patience, lr, seed, bar, device, started
             )
             read_as_labels(squeeze, output, whole.task == MULTI_LABEL)
+            squeeze.default_output = output
             squeeze.origins.mark(squeeze, FIT)
             return _named(squeeze, whole, told)
         with bar.task("features", _length(batches)) as advance:
@@ -146,6 +148,7 @@ def fit(
                 report = _named(squeeze, report, told)
         report = shared(squeeze, report)
         read_as_labels(squeeze, output, report.task == MULTI_LABEL)
+        squeeze.default_output = output
         squeeze.origins.mark(squeeze, FIT)
         return report
 

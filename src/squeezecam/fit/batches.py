@@ -83,16 +83,29 @@ def labels_of(squeeze: Squeeze, labels: Any, output: str) -> Tensor:
 
 def guess_task(values: Tensor, labels: Tensor | None, *, alone: bool = False) -> str:
     """``classification``, ``multi-label`` or ``regression`` from what the output and the labels look like; ``alone``
-    says that each of several values is known for a label by itself, which decides where there are no labels.
+    says that each of several values is known for a label by itself, which decides where there are no labels, and where
+    every row of the labels adds up to 1: one of them, or shares of a mixture, is else classification.
     """
     if values.ndim == 1 or values.shape[-1] == 1:
         binary = labels is not None and bool(((labels == 0) | (labels == 1)).all())
         return "multi-label" if binary else "regression"
     if labels is not None and labels.ndim == values.ndim:
+        if not alone and shares_of_classes(labels):
+            return "classification"
         known = labels[~labels.isnan()]
         shares, signs = ((known >= 0) & (known <= 1)).all(), ((known == -1) | (known == 0) | (known == 1)).all()
         return "multi-label" if bool(shares | signs) else "regression"  # check_labels refuses -1
     return "multi-label" if alone and labels is None else "classification"
+
+
+def shares_of_classes(labels: Tensor) -> bool:
+    """Whether rows of labels ``(..., K)`` are one-hot, or shares of classes as mixing pictures makes them."""
+    return bool((labels >= 0).all()) and bool(((labels.sum(-1) - 1).abs() < 1e-3).all())
+
+
+def class_indices(labels: Tensor, values: Tensor) -> Tensor:
+    """Labels of classes as indices: of shares, as :func:`shares_of_classes` has them, the largest."""
+    return labels.argmax(-1) if labels.shape == values.shape and values.ndim > 1 else labels
 
 
 def check_labels(values: Tensor, labels: Tensor | None, task: str) -> None:

@@ -23,7 +23,7 @@ from squeezecam.fit.influence import influence
 from squeezecam.fit.report import cut_of, gated_values, gated_windows, same_prediction
 from squeezecam.frames import squeeze_stream, time_axis
 from squeezecam.head import Head
-from squeezecam.links import MULTI_LABEL
+from squeezecam.links import MULTI_LABEL, last_of
 from squeezecam.module import Squeeze
 from squeezecam.ridge import ridge, through_origin
 
@@ -31,6 +31,8 @@ LADDER = ((0.2, 0.5), (0.4, 1.0), (0.6, 2.0), (0.8, 4.0), (0.9, 8.0))
 """Thresholds as shares of the winner's logit, with slopes: units per class where classes are few; convex."""
 PAIR = ((0.0, 1.0),)
 """Two opposite rows: whichever speaks, one of them fires; the winner's logit is no linear function of ``z`` there."""
+CLEARLY = 2.0
+"""Logit from which on a label of several independent ones is said as clearly as it can be."""
 SINGLE = ((0.7, 1.0),)
 """The one unit per class where classes are many."""
 FEW_UNITS = 256
@@ -81,7 +83,7 @@ def fit_blocks(
             weight, bias = merged(weight, bias, hidden)
             if strengths is not None:
                 strengths = _merged_alike(strengths, rows, torch.cat([weight, bias[:, None]], 1))
-        first, second = detectors(weight, bias, vectors, strengths)
+        first, second = detectors(weight, bias, vectors, strengths, alone=task == MULTI_LABEL and values.shape[1] > 1)
         squeeze.blocks[stream] = _block(squeeze.block(stream), first, second, vectors)
         settings["hidden"][stream] = len(first)
         advance(1)
@@ -139,6 +141,8 @@ def readout(
         if head.columns is not None:  # what goes past the map, as it usually is
             bias = (unlinked(values, head.link) - vectors @ weight.T).mean(0)
     else:
+        if task == MULTI_LABEL and last_of(squeeze, output) == "sigmoid":
+            values = unlinked(values, "sigmoid")  # what is nearly certain is not all the same
         joined = ridge(torch.cat(list(vectors_of.values()), 1), values)[0].float()
         weights = joined.split([z.shape[1] for z in vectors_of.values()], 1)
         weight = dict(zip(vectors_of, weights, strict=True))[stream]
@@ -175,19 +179,26 @@ def contrasts(squeeze: Squeeze, cache: Cache, stream: str, output: str, task: st
     return torch.cat([rows, -rows]) if len(rows) == 1 else rows
 
 
-def detectors(weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def detectors(
+    weight: Tensor, bias: Tensor, vectors: Tensor, strengths: Tensor | None = None, *, alone: bool = False
+) -> tuple[Tensor, Tensor]:
     """``W1 (H, C)`` and ``W2 (C, H)`` in closed form from a read-out ``(K, C)``, ``(K,)`` and squeezed vectors ``(M,
     C)``.
 
     The block has no biases, so offsets and thresholds ride on directions of ``z``: the offset on one that is nearly
     constant, the threshold on a linear estimate of the winner's logit, so that it scales with the input. ``strengths
-    (K, C)`` stand in for what the read-out says about the channels.
+    (K, C)`` stand in for what the read-out says about the channels. ``alone``: the rows are independent labels, so
+    there is no winner: two units a label, the second held against the first, see to it that one that is said with a
+    logit of 20 does not outweigh one that is said with :data:`CLEARLY`.
     """
     vectors = vectors.float()
-    rows = weight + bias[:, None] * through_origin(vectors, vectors.new_ones(len(vectors)))
-    winner = through_origin(vectors, (vectors @ rows.T).amax(1))
+    constant = through_origin(vectors, vectors.new_ones(len(vectors)))
+    rows = weight + bias[:, None] * constant
     columns = (weight * usual_strength(vectors) ** POWER).T if strengths is None else strengths.T
     columns = columns - columns.mean(0)  # logits with mean 0: the features keep their overall scale
+    if alone:
+        return torch.cat([rows, rows - CLEARLY * constant]), torch.cat([columns, -columns], 1)
+    winner = through_origin(vectors, (vectors @ rows.T).amax(1))
     ladder = _ladder(len(weight))
     first = torch.cat([slope * (rows - threshold * winner) for threshold, slope in ladder])
     return first, columns.repeat(1, len(ladder))
@@ -198,8 +209,10 @@ def _ladder(rows: int) -> tuple[tuple[float, float], ...]:
     return PAIR if rows == 2 else LADDER if len(LADDER) * rows <= FEW_UNITS else SINGLE
 
 
-def units_for(classes: int) -> int:
-    """Hidden units of a block that is fitted without labels to an output of so many values."""
+def units_for(classes: int, *, alone: bool = False) -> int:
+    """Hidden units of a block that is fitted without labels to an output of so many values; ``alone``: labels."""
+    if alone:
+        return 2 * classes
     rows = max(2, classes)  # a single value becomes the pair above and below its mean
     return len(_ladder(rows)) * rows
 

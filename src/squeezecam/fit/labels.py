@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.block import IDENTITY_GATE
 from squeezecam.errors import FitError
-from squeezecam.fit.batches import Pick, labels_of, split
+from squeezecam.fit.batches import Pick, labels_of, shares_of_classes, split
 from squeezecam.fit.cache import Cache
 from squeezecam.links import last_of
 from squeezecam.module import Squeeze
@@ -27,13 +27,9 @@ def task_loss(values: Tensor, labels: Tensor, task: str, link: str = "identity")
     are left out.
     """
     if task == "classification":
-        if labels.is_floating_point() or (labels.numel() and (labels.min() < 0 or labels.max() >= values.shape[-1])):
-            raise FitError(
-                f"class labels must be integers in 0..{values.shape[-1] - 1}, got {labels.dtype}, {labels.max()}"
-            )
         if link == "softmax":
             values = values.clamp_min(torch.finfo(values.dtype).tiny).log()
-        return F.cross_entropy(values.flatten(0, -2), labels.flatten())
+        return F.cross_entropy(values.flatten(0, -2), _class_labels(labels, values))
     labels = labels.to(values.dtype)
     if labels.numel() != values.numel():
         raise FitError(f"labels of shape {tuple(labels.shape)} do not fit an output of shape {tuple(values.shape)}")
@@ -49,6 +45,22 @@ def task_loss(values: Tensor, labels: Tensor, task: str, link: str = "identity")
         with torch.autocast(values.device.type, enabled=False):  # which refuses it
             return F.binary_cross_entropy(values.float().clamp(0, 1), labels.float())
     return F.binary_cross_entropy_with_logits(values, labels)
+
+
+def _class_labels(labels: Tensor, values: Tensor) -> Tensor:
+    """Class indices ``(n,)``, or shares of classes ``(n, K)``.
+
+    Raises:
+        FitError: neither.
+
+    """
+    if labels.shape == values.shape and shares_of_classes(labels):
+        return labels.flatten(0, -2).to(values.dtype)
+    if labels.is_floating_point() or (labels.numel() and (labels.min() < 0 or labels.max() >= values.shape[-1])):
+        raise FitError(
+            f"class labels must be integers in 0..{values.shape[-1] - 1}, got {labels.dtype}, {labels.max()}"
+        )
+    return labels.flatten()
 
 
 def head_parameters(squeeze: Squeeze, cache: Cache, output: str) -> dict[str, nn.Parameter]:

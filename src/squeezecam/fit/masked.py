@@ -25,6 +25,9 @@ from squeezecam.metrics.normalise import min_max
 ASIDE, RANKS = 0.3, 3
 """Share of the pictures of which another class than the predicted one is explained, and how far down it may stand."""
 
+GOLDEN = 0.6180339887
+"""Multiples of it are spread evenly over [0, 1], however many there are."""
+
 MaskOf = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
 """Values ``(N, K)``, features ``(N, C, H, W)``, those of a finer map where there is one, and classes ``(N,)`` to native
 masks ``(N, H', W')``."""
@@ -103,13 +106,16 @@ class MaskReport:
 
 def see(pictures: Pictures, batch: Any, varied: bool = False, aside: bool = False) -> Seen:
     """The model on a batch. ``varied``: each picture is changed at random (:mod:`squeezecam.fit.varying`); ``aside``:
-    of some, another class than the predicted one is explained.
+    of some, another class than the predicted one is explained. Of independent labels one that the model says yes to.
     """
     call, given = pictures.call(batch)
     given = (changed(given) if varied else given).contiguous(memory_format=pictures.layout)
     with torch.no_grad():
         values, features, finer = pictures.seen(tree.replace(call, pictures.path, given))
-    target = _target(values, aside)
+    if pictures.head.competing:
+        target = _target(values, aside)
+    else:
+        target = _label(values, 0.5 if pictures.head.link == "sigmoid" else 0.0, drawn=varied)
     return Seen(call, given, values, features, finer, target, _probability(pictures, values, target))
 
 
@@ -165,3 +171,15 @@ def _target(values: Tensor, aside: bool) -> Tensor:
     away = torch.rand(len(values)) < ASIDE
     rank = torch.where(away, torch.randint(1, ranked.shape[1], (len(values),)), 0)
     return ranked.gather(1, rank.to(ranked.device)[:, None])[:, 0]
+
+
+def _label(values: Tensor, cut: float, *, drawn: bool) -> Tensor:
+    """One of the labels ``(N,)`` whose value is above ``cut``, the largest where none is: drawn at random, or spread
+    evenly. The largest alone would be the same one in nearly every picture: most sets have a label that most pictures
+    have.
+    """
+    yes = values > cut
+    yes = yes | (~yes.any(1, keepdim=True) & (values == values.amax(1, keepdim=True)))
+    share = torch.rand(len(values)) if drawn else torch.arange(len(values)) * GOLDEN % 1
+    rank = (share.to(values.device) * yes.sum(1)).long()
+    return ((yes.cumsum(1) - 1 == rank[:, None]) & yes).long().argmax(1)

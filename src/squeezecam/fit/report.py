@@ -11,6 +11,7 @@ from torch import Tensor
 
 from squeezecam import vector
 from squeezecam.block import IDENTITY_GATE
+from squeezecam.fit.batches import class_indices
 from squeezecam.fit.cache import Cache
 from squeezecam.links import last_of
 from squeezecam.module import Squeeze
@@ -133,7 +134,7 @@ def cut_of(squeeze: Squeeze, output: str) -> float:
 def accuracy(values: Tensor, labels: Tensor, task: str, cut: float = 0.0) -> float:
     """Accuracy, label-wise accuracy over the labels that are known (not NaN), or R² for regression."""
     if task == "classification":
-        return float((values.argmax(-1) == labels).float().mean())
+        return float((values.argmax(-1) == class_indices(labels, values)).float().mean())
     labels = labels.to(values.dtype).reshape(values.shape)
     if task == "multi-label":
         known = ~labels.isnan()

@@ -174,6 +174,8 @@ def _task(
     if task not in ("classification", "multi-label", "regression"):
         raise InputError(f"unknown task '{task}'; expected classification, multi-label or regression")
     if task == "classification":
+        if any(part.labels.is_floating_point() for part in parts):
+            raise InputError("the labels are shares of classes: the study takes class indices, labels.argmax(1)")
         top = max(int(part.labels.max()) for part in parts)
         if top >= values.shape[-1]:
             raise InputError(
