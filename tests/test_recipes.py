@@ -535,3 +535,32 @@ def test_what_does_not_fit_a_set_is_said(
     )
     assert code == 1
     assert said in err
+
+
+def test_a_multi_label_set_is_measured_and_fitted_label_by_label(
+    tmp_path: Path, factories: Path, squeezecam: Any
+) -> None:
+    root = miniatures.celeba(tmp_path / "set", 30, split=(20, 20))
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        torch.manual_seed(0)\n"
+        "        self.f = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())\n        self.fc = nn.Linear(8, 40)\n"
+        "    def forward(self, x):\n        return self.fc(self.f(x).mean((2, 3)))\n"
+        "def net():\n    return Net()\n"
+    )
+    words = ["--model", f"{tmp_path / 'net.py'}:net"]
+    code, shown, err = squeezecam("evaluate", "--data", f"celeba:{root}", *words, "--methods", "class", "--sample", 3,
+                                  "--metrics", "average_drop", "--out", tmp_path / "out")  # fmt: skip
+    assert code == 0, err
+    assert "independent labels" in err
+    assert "confidence: sigmoid of each label by itself" in shown
+    words += ["--task", "classification"]
+    code, shown, err = squeezecam("evaluate", "--data", f"celeba:{root}", *words, "--methods", "class", "--sample", 3,
+                                  "--metrics", "average_drop", "--out", tmp_path / "o2")  # fmt: skip
+    assert "confidence: softmax over the classes" in shown
+    adapter = tmp_path / "a.squeeze.safetensors"
+    code, shown, err = squeezecam("fit", "--images", f"celeba:{root}", *words[:2], "--out", adapter)
+    assert code == 0, err
+    assert "multi-label" in shown
+    assert read(adapter)[0]["labels"] == ["output"]

@@ -80,6 +80,21 @@ def read_as_labels(squeeze: Squeeze, output: str, labels: bool = True) -> None:
     squeeze.set_readouts(squeeze.readouts.values())
 
 
+def in_words(kind: Outputs) -> str:
+    """How a probability was made of scores of this kind."""
+    return {
+        "logits": "softmax over the classes",
+        "sigmoid": "sigmoid of each label by itself",
+        "probabilities": "what the model itself ends with",
+        "scores": "the score itself",
+    }[kind]
+
+
+def probability_in_words(squeeze: Squeeze, output: str) -> str | None:
+    """The same for an output; None: it is one value, and no decision."""
+    return None if output in squeeze.single.keys() - squeeze.binary else in_words(score_kind(squeeze, output))
+
+
 def seen_kind(kind: Outputs, scores: Tensor) -> Outputs:
     """``kind``, or probabilities in place of logits where all rows of ``scores (..., K)`` are such: made by something
     that the graph does not tell, a mean of several softmaxes say.

@@ -126,7 +126,7 @@ def evaluate(
     files = (
         Files(loaded, sources, found_boxes, subset or [], class_index(target), say)
         if known is None
-        else labelled(known, loaded, squeeze, target, output=output, max_pixels=max_pixels, say=say)
+        else labelled(known, loaded, squeeze, target, output=output, task=task, max_pixels=max_pixels, say=say)
     )
     options: dict[str, Any] = {
         "output": output, "failures": failures, "batch_size": batch_size, "sample": sample, "seed": seed, "out": out,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from squeezecam.commands import options as o
-from squeezecam.commands.console import bar, command, failing, leave, wrote
+from squeezecam.commands.console import bar, command, failing, leave, say, wrote
 from squeezecam.commands.together import together
 
 
@@ -72,11 +72,16 @@ def fit(
     as_json: o.AsJson = False,
 ) -> None:
     """Fit one SE block on pictures, without labels, and save it as an adapter."""
+    from squeezecam.commands.evaluate import labels_of_set
     from squeezecam.commands.fit import fit_pictures
+    from squeezecam.commands.pictures import example_of
     from squeezecam.commands.place import check_file
+    from squeezecam.commands.predictions import classes_of
     from squeezecam.commands.refine import FEW, as_it_is, mixed_pictures, refining_size
     from squeezecam.data.clip_pieces import is_clip
     from squeezecam.data.images import find_images
+    from squeezecam.data.sets import open_set
+    from squeezecam.data.spec import parse
     from squeezecam.errors import FitError, SqueezeWarning
     from squeezecam.methods import default_method
     from squeezecam.processes import first_only
@@ -104,6 +109,10 @@ def fit(
             SqueezeWarning,
             stacklevel=1,
         )
+    specs = [spec for text in images if (spec := parse(text)) is not None]
+    if len(specs) == 1 and task is None:
+        known = open_set(specs[0], fitting=True)
+        labels_of_set(known, classes_of(squeeze, example_of(loaded), output), squeeze, output, say)
     sources = o.pieces(sources, loaded, per_clip, failures)
     with bar("fitting", len(sources)) as done:
         report = fit_pictures(

@@ -15,6 +15,7 @@ from squeezecam.errors import SqueezeWarning
 from squeezecam.evaluation.comparing import Comparison, compare
 from squeezecam.evaluation.doubting import counted, in_words, joined_doubts
 from squeezecam.files import output_folder, write_json, write_picture
+from squeezecam.links import probability_in_words
 from squeezecam.models.labels import Labels, label_of, other_count
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
@@ -104,7 +105,8 @@ def compare_pictures(
         doubts = counted(c.doubts for c in found)
         labels_of = {m.name: m.label for m in found[0].methods}
         result.doubts = in_words(doubts, labels_of, len(found), "picture")
-        record = {**about, "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
+        record = {**about, "confidence_is": probability_in_words(squeeze, squeeze.output_name(output)),
+                  "forward_seconds": result.forward, "methods": result.times, "doubts": doubts,
                   "pictures": result.pictures,
                   "failures": [{"file": file, "reason": reason} for file, reason in failures.found]}  # fmt: skip
         result.written.append(write_json(result.folder / "comparison.json", record))

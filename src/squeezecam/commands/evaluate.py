@@ -22,6 +22,7 @@ from squeezecam.evaluation.source import Item
 from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.evaluation.truth import BoxFile, in_frame, misplaced
+from squeezecam.links import read_as_labels, score_kind
 from squeezecam.models.loaded import LoadedModel
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
@@ -149,6 +150,7 @@ def labelled(
     target: str | None,
     *,
     output: str | None,
+    task: str | None,
     max_pixels: int,
     say: Callable[[str], None],
 ) -> LabelledSource:
@@ -163,6 +165,8 @@ def labelled(
     """
     classes = len(data.classes)
     count = classes_of(squeeze, example_of(loaded), output)
+    if task is None:
+        labels_of_set(data, count, squeeze, output, say)
     wanted: Explained | int
     if target is None:
         wanted = "label" if data.multilabel and count == classes else "predicted"
@@ -180,6 +184,17 @@ def labelled(
             "the same; leave --target out for the predicted class"
         )
     return LabelledSource(data, loaded.preprocess, target=wanted, max_pixels=max_pixels)
+
+
+def labels_of_set(data: DataSet, count: int, squeeze: Squeeze, output: str | None, say: Callable[[str], None]) -> None:
+    """Read an output of ``count`` values, one for each label of a multi-label set, as these labels, and say so."""
+    name = squeeze.output_name(output)
+    if data.multilabel and count == len(data.classes) and score_kind(squeeze, name) == "logits":
+        read_as_labels(squeeze, name)
+        say(
+            f"{data.name} has {count} independent labels and '{name}' as many values: each is taken by itself "
+            "(--task classification for a softmax over them)"
+        )
 
 
 def class_index(target: str | None) -> int | None:

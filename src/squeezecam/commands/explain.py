@@ -19,6 +19,7 @@ from squeezecam.data.geometry import Geometry, Seen
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.explanation import Explanation
 from squeezecam.files import write_json, write_npz, write_picture
+from squeezecam.links import probability_in_words
 from squeezecam.methods import METHODS
 from squeezecam.models.labels import other_count
 from squeezecam.models.loaded import LoadedModel
@@ -228,6 +229,7 @@ class _Run:
         record = {
             **self.about,
             "output": self.output,
+            "probability_is": probability_in_words(self.squeeze, self.output),
             "asked": self.asked,
             "explained": len(outcome.results),
             "failed": [{"file": file, "reason": reason} for file, reason in outcome.failures],

@@ -23,6 +23,7 @@ from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.fit.progress import Progress
+from squeezecam.links import in_words
 from squeezecam.methods import usable
 from squeezecam.metrics import boxes_to_mask, mask_to_boxes
 from squeezecam.metrics.imputation import linear_imputation
@@ -171,7 +172,12 @@ def run(
         [(file, reason) for result in results for file, reason in result["failures"]],
         [result["seconds"] for result in results if result["seconds"]],
         all_settings,
-        {**(about or {}), "seed": seed, **({"per_image": str(store.path)} if store.path else {})},
+        {
+            **(about or {}),
+            "confidence": in_words(subject.outputs),
+            "seed": seed,
+            **({"per_image": str(store.path)} if store.path else {}),
+        },
         subsets,
         seed,
         [store.path] if store.path else [],
