@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ pytest.importorskip("av", reason="PyAV is not installed")
 from clips import write_clip
 from squeezecam.data.clip_pieces import in_pieces, starts
 from squeezecam.data.images import ImageSource, find_images
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
+from squeezecam.video.reading import frame_times, read_frames, read_from
 from test_cli import Run, run
 from test_clip_models import CONVOLUTIONS
 
@@ -44,12 +46,12 @@ def refuse(label: str, why: str) -> None:
 
 
 def test_pieces_are_spread_from_end_to_end_and_never_over_each_other() -> None:
-    assert starts(10, 2, 4) == pytest.approx([0, 8 / 3, 16 / 3, 8])
-    assert starts(10, 2, 9) == pytest.approx([0, 2, 4, 6, 8])
-    assert starts(3.9, 2, 4) == [0.0]
-    assert starts(4.0, 2, 4) == [0.0, 2.0]
-    assert starts(1, 2, 4) == [0.0]
-    assert starts(0, 2, 4) == [0.0]  # a file that does not say how long it is
+    assert starts(100, 20, 4) == [0, 26, 53, 80]
+    assert starts(100, 20, 9) == [0, 20, 40, 60, 80]
+    assert starts(39, 20, 4) == [0]
+    assert starts(40, 20, 4) == [0, 20]
+    assert starts(10, 20, 4) == [0]
+    assert starts(5, 1, 9) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("key_every", "later"), [(None, 0.0), (4, 0.0), (4, 0.5)])
@@ -60,6 +62,77 @@ def test_windows_hold_the_frames_of_their_time(tmp_path: Path, key_every: int | 
     assert [one.name for one in found] == ["a_1", "a_2", "a_3"]
     assert found[1].label.endswith("a.mp4 at 0.50 s")
     assert numbers(found[1]) == list(range(10, 16))  # as often as it is asked for
+
+
+def disordered(path: Path, frames: int, codec: str, rate: int = RATE, options: dict[str, str] | None = None) -> Path:
+    """A clip as of :func:`counting`, with frames that need later ones, and no picture that comes late."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream(codec, rate=rate, options=options or {})
+        video.codec_context.gop_size, video.codec_context.max_b_frames = 12, 2
+        video.width, video.height, video.pix_fmt, video.bit_rate = 64, 48, "yuv420p", 2_000_000
+        for number in range(frames):
+            pixels = np.full((48, 64, 3), 20 + 4 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "options"),
+    [
+        ("a.mpg", "mpeg1video", 25, {}),  # no index, and a length guessed from the rate of bytes
+        ("b.mpg", "mpeg2video", 25, {}),
+        ("a.avi", "mpeg4", 20, {}),  # a format that cannot say when frames out of order are shown
+        ("a.mkv", "libx264", 20, {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0"}),
+    ],
+)
+def test_a_window_holds_what_decoding_all_gives(
+    tmp_path: Path, name: str, codec: str, rate: int, options: dict[str, str]
+) -> None:
+    path = disordered(tmp_path / name, 50, codec, rate, options)
+    decoded, times = list(read_frames(path)), frame_times(path)
+    assert len(decoded) == len(times) == 50
+    for first in range(0, 48):
+        found = read_from(path, times[first], 3)
+        assert [np.array_equal(a.pixels, b.pixels) for a, b in zip(found, decoded[first:], strict=False)] == [True] * 3
+    last = in_pieces(find_images(path, clips=True), 6, 4, refuse)[-1].read_all()
+    assert isinstance(last, list)
+    assert [np.array_equal(a, b.pixels) for a, b in zip(last, decoded[44:], strict=True)] == [True] * 6
+
+
+def test_a_late_picture_does_not_make_a_clip_longer(tmp_path: Path) -> None:
+    counting(tmp_path / "a.mkv", 26, 4, later=3.0)  # says that it lasts 4.3 s
+    found = in_pieces(find_images(tmp_path / "a.mkv", clips=True), 6, 3, refuse)
+    assert [numbers(one) for one in found] == [list(range(6)), list(range(10, 16)), list(range(20, 26))]
+    assert found[2].label.endswith("at 1.00 s")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_are_counted_where_their_rate_varies(tmp_path: Path, suffix: str) -> None:
+    times = [i / 40 for i in range(12)] + [0.3 + i / 4 for i in range(12)]
+    shown = {round(time * 1000): number for number, time in enumerate(times)}
+    write_clip(
+        tmp_path / f"a.{suffix}", times=times, audio=None,
+        paint=lambda time: np.full((48, 64, 3), 20 + STEP * shown[round(time * 1000)], np.uint8),
+    )  # fmt: skip
+    found = in_pieces(find_images(tmp_path / f"a.{suffix}", clips=True), 6, 9, refuse)
+    assert [numbers(one) for one in found] == [list(range(at, at + 6)) for at in (0, 6, 12, 18)]
+
+
+def test_a_clip_that_breaks_off_is_cut_up_to_there_and_that_is_said(tmp_path: Path) -> None:
+    counting(tmp_path / "a.mkv", 26, 4)
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: int(len(data) * 0.6)])
+    with pytest.warns(SqueezeWarning, match="breaks off at"):
+        found = in_pieces(find_images(tmp_path / "a.mkv", clips=True), 3, 4, refuse)
+    held = [numbers(one) for one in found]
+    assert held[0] == [0, 1, 2]
+    assert len(held) >= 2
+    assert all(3 <= one[0] < one[2] < 20 for one in held[1:]), held
 
 
 def test_a_clip_shorter_than_a_window_stands_still_before_it_moves(tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
 """Video files among pictures: each is cut into pieces that a model takes, read when their turn comes.
 
 A model of clips gets windows of as many frames as it takes, a model of pictures single frames; both evenly spaced over
-the file. To read a piece, the file is opened anew at the last key frame before it.
+the frames of the file, which are counted. To read a piece, the file is opened anew at the last key frame before it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from squeezecam.errors import InputError
+from squeezecam.errors import InputError, SqueezeWarning
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,38 +40,39 @@ def in_pieces(
         failed: told of files that cannot be read, and why; they are left out.
 
     """
-    from squeezecam.video.reading import probe
+    from squeezecam.video.reading import frame_times, probe
 
     found: list[ImageSource] = []
     for source in sources:
         if not is_clip(source.path) or source.index is not None:
             found.append(source)
             continue
+        notes: list[str] = []
         try:
-            info = probe(source.path)
+            probe(source.path)
+            times = frame_times(source.path, notes)
         except InputError as error:
             failed(source.label, str(error))
             continue
-        length = (frames or 1) / float(info.rate)
-        for number, start in enumerate(starts(info.seconds, length, each)):
-            name, label = f"{source.name}_{number + 1}", f"{source.label} at {start:.2f} s"
-            read = partial(_read, source.path, start, frames)
+        for line in notes:
+            warnings.warn(line, SqueezeWarning, stacklevel=2)
+        for number, first in enumerate(starts(len(times), frames or 1, each)):
+            name, label = f"{source.name}_{number + 1}", f"{source.label} at {times[first] - times[0]:.2f} s"
+            read = partial(_read, source.path, times[first], label, frames)
             found.append(replace(source, name=name, label=label, _read=read))
     return found
 
 
-def starts(seconds: float, length: float, each: int) -> list[float]:
-    """When pieces of ``length`` seconds begin: up to ``each``, evenly spaced from end to end, none over another.
+def starts(frames: int, length: int, each: int) -> list[int]:
+    """With which frames pieces of ``length`` begin: up to ``each``, evenly spaced from end to end, none over another.
 
-    Where the file is shorter than two pieces, or does not say how long it is, there is one, at its beginning.
+    Of a file that is shorter than two pieces there is one, at its beginning.
     """
-    count = max(1, min(each, int(seconds / length + 1e-6)))
-    if count == 1:
-        return [0.0]
-    return [(seconds - length) * number / (count - 1) for number in range(count)]
+    count = max(1, min(each, frames // length))
+    return [(frames - length) * number // (count - 1) if number else 0 for number in range(count)]
 
 
-def _read(path: Path, start: float, frames: int | None) -> Image | list[Image]:
+def _read(path: Path, start: float, label: str, frames: int | None) -> Image | list[Image]:
     """A single frame, or a window; where the file ends before the window is full, its first frame stands before it, as
     ``squeezecam video`` does it.
     """
@@ -81,5 +83,5 @@ def _read(path: Path, start: float, frames: int | None) -> Image | list[Image]:
     wanted = frames or 1
     pictures = [Image.fromarray(frame.pixels) for frame in read_from(path, start, wanted)]
     if not pictures:
-        raise InputError(f"{path} holds no frame at {start:.2f} s that can be decoded")
+        raise InputError(f"{label}: no frame from there on can be decoded")
     return pictures[0] if frames is None else [pictures[0]] * (wanted - len(pictures)) + pictures

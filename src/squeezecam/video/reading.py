@@ -23,6 +23,9 @@ DEFAULT_RATE = Fraction(25)
 LEAST_MISSING, LEAST_SHARE = 0.3, 0.03
 """Seconds, and share of a clip, that are missing at its end before it is said to break off."""
 _GAP = 0.03  # seconds of sound that may be missing or doubled before silence is put in or samples are left out
+_CLOSE = 1e-6  # seconds by which two times of one frame differ at most
+_NO_INDEX = 0x0080 | 0x0100 | 0x0200  # FFmpeg's AVFMT_NOTIMESTAMPS, AVFMT_GENERIC_INDEX and AVFMT_TS_DISCONT
+_BACK = 2.0  # seconds further back, where the last key frame before a place does not lead to it
 
 
 @dataclass(frozen=True)
@@ -133,23 +136,63 @@ def video_of(container: Any, path: str | Path) -> Any:
     raise InputError(f"{path} has no video in it")
 
 
-def read_from(path: str | Path, start: float, count: int) -> list[Frame]:
-    """Up to ``count`` frames from ``start`` seconds after the first on, decoded from the last key frame before it.
+def frame_times(path: str | Path, notes: list[str] | None = None) -> list[float]:
+    """When each frame is shown, in seconds on the file's own clock, in order.
+
+    What a file says of its length or of its rate does not enter: both may be wrong, or missing. The file is read, and
+    decoded only where it does not say when each frame is shown. ``notes`` is told where it breaks off.
 
     Raises:
         InputError: no such file, or no video in it.
 
     """
-    found = list(itertools.islice(read_frames(path, start=start), count))
-    # A file whose index is wrong may lead past the place; then all that comes before is decoded.
-    return found or list(itertools.islice((f for f in read_frames(path) if f.seconds >= start), count))
+    av = pyav()
+    found: list[float] = []
+    with opened(path) as container:
+        stream = video_of(container, path)
+        with contextlib.suppress(av.error.FFmpegError):  # what comes after the place where it breaks off is lost
+            for packet in container.demux(stream):
+                if not packet.size or packet.is_discard:
+                    continue
+                if packet.pts is None or packet.time_base is None or _without_times(container, stream):
+                    found = []
+                    break
+                found.append(float(packet.pts * packet.time_base))
+        found.sort()
+        if any(after <= before for before, after in itertools.pairwise(found)):
+            found = []
+        if found and notes is not None:
+            end, shown = _end(container, stream, av), found[-1] + (found[-1] - found[0]) / max(1, len(found) - 1)
+            notes += _broken(path, end, shown)
+    return found or [frame.seconds for frame in read_frames(path, notes)]
 
 
-def read_frames(path: str | Path, notes: list[str] | None = None, *, start: float = 0.0) -> Iterator[Frame]:
+def read_from(path: str | Path, start: float, count: int) -> list[Frame]:
+    """Up to ``count`` frames from the one at ``start`` seconds on, on the file's own clock (see :func:`frame_times`).
+
+    Decoding begins at the last key frame before it. Where that leads past the place, as in a file without an index, or
+    into frames that need others before them, it begins earlier, at last at the beginning of the file.
+
+    Raises:
+        InputError: no such file, or no video in it.
+
+    """
+    found: list[Frame] = []
+    for back in (0.0, _BACK, math.inf):
+        found = list(itertools.islice(read_frames(path, start=start, back=back), count))
+        if found and found[0].seconds <= start + _CLOSE:
+            break
+    return found
+
+
+def read_frames(
+    path: str | Path, notes: list[str] | None = None, *, start: float = -math.inf, back: float = math.inf
+) -> Iterator[Frame]:
     """All frames of a clip, upright (rotation flags are obeyed), with strictly rising times.
 
     What cannot be decoded is left out, and ``notes`` says so. Frames of another size than the first are brought to that
-    size. ``start`` leaves out what comes before so many seconds after the beginning of the video.
+    size. What is shown before ``start`` seconds on the file's own clock is left out; decoding begins at a key frame
+    ``back`` seconds or more before it, at the beginning of the file if there is none.
 
     Raises:
         InputError: no such file, or no video in it.
@@ -161,36 +204,56 @@ def read_frames(path: str | Path, notes: list[str] | None = None, *, start: floa
         stream.thread_type = "AUTO"
         step = float(1 / Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_RATE))
         index, last, shown, damaged, size = 0, -math.inf, step, 0, None
-        begin = _sought(container, stream, av, start) if start > 0 else -math.inf
+        sought = math.isfinite(start - back) and _seek(container, stream, av, start - back)
         for decoded in _decoded(container, stream, av):
             if decoded is None:
                 damaged += 1
                 continue
-            seconds = decoded.time if decoded.time is not None else (last + step if index else 0.0)
-            if seconds < begin - step / 2:
-                continue
+            if decoded.time is None and sought:
+                return  # where in the file this is cannot be known
+            seconds = decoded.time if decoded.time is not None else (0.0 if last == -math.inf else last + step)
             if seconds <= last:
                 seconds = last + step / 1000  # damaged or missing time stamps: order is kept, the place is not
+            last = seconds
+            if not index and seconds < start - _CLOSE:
+                continue
             size = size or (decoded.width, decoded.height)
             pixels = decoded.to_ndarray(format="rgb24", width=size[0], height=size[1])
             turns = round(decoded.rotation / 90) % 4
             yield Frame(index, seconds, np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels)
-            index, last = index + 1, seconds
+            index += 1
             shown = max(step, float((getattr(decoded, "duration", None) or 0) * (decoded.time_base or 0)))
-        end = _end(container, stream, av)
-        if index and end is not None and end - last - shown > max(LEAST_MISSING, LEAST_SHARE * end):
-            said.append(f"{path} says that it lasts {end:.2f} s, and breaks off at {last + shown:.2f} s")
+        if index:
+            said += _broken(path, _end(container, stream, av), last + shown)
         if damaged:
             said.append(f"{damaged} damaged packets of {path} could not be decoded and were left out")
 
 
-def _sought(container: Any, stream: Any, av: Any, start: float) -> float:
-    """Go to the last key frame before ``start`` seconds after the beginning; the place on the clock of the frames."""
-    base = stream.time_base or Fraction(1, 1_000_000)
-    begin = float((stream.start_time or 0) * base) + start
-    with contextlib.suppress(av.error.FFmpegError):  # a file without an index is read from its beginning
-        container.seek(int(begin / base), stream=stream, backward=True)
-    return begin
+def _seek(container: Any, stream: Any, av: Any, place: float) -> bool:
+    """Go to the last key frame before ``place`` seconds on the file's own clock; False: it stays at its beginning.
+
+    It stays there where times cannot be relied on: behind a seek those of raw MPEG are a frame off.
+    """
+    if _without_times(container, stream):
+        return False
+    try:
+        container.seek(round(place / (stream.time_base or Fraction(1, 1_000_000))), stream=stream, backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def _without_times(container: Any, stream: Any) -> bool:
+    """Whether the file does not say when each frame is shown: raw MPEG, and AVI with frames stored out of order."""
+    out_of_order = container.format.name == "avi" and stream.codec_context.has_b_frames
+    return bool(container.format.flags & _NO_INDEX or out_of_order)
+
+
+def _broken(path: str | Path, end: float | None, shown: float) -> list[str]:
+    """What is to be said of a file whose last frame is shown up to ``shown``, where it should last up to ``end``."""
+    if end is None or end - shown <= max(LEAST_MISSING, LEAST_SHARE * end):
+        return []
+    return [f"{path} says that it lasts {end:.2f} s, and breaks off at {shown:.2f} s"]
 
 
 def _end(container: Any, stream: Any, av: Any) -> float | None:
