@@ -13,8 +13,9 @@ pytest.importorskip("av", reason="PyAV is not installed")
 
 from clips import write_clip
 from squeezecam import attach
-from squeezecam.commands.pictures import example_of
+from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
+from squeezecam.data.images import find_images
 from squeezecam.errors import SiteError, SqueezeWarning
 from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
 from squeezecam.models.loaded import DefaultPreprocess
@@ -210,3 +211,43 @@ def test_frames_that_would_become_samples_are_refused() -> None:
     squeeze = attach(Frames(3).eval(), torch.randn(2, 1, 3, 16, 20))
     with pytest.raises(SiteError, match=r"holds 12 samples, the input 2.*attach with a clip of several frames"):
         squeeze.explain(torch.randn(2, 6, 3, 16, 20), method="published")
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "given", "frames"),
+    [
+        ("lambda pictures: frames(pictures)", 6, 6),
+        ("lambda pictures: frames(pictures[::2])", 16, 8),  # it takes every second one: not as many as are stated
+        ("lambda pictures: frames([pictures[i * 15 // 5] for i in range(6)])", 16, 6),
+    ],
+)
+def test_a_preprocessing_of_its_own_is_given_what_the_model_says_it_takes(
+    tmp_path: Path, preprocess: str, given: int, frames: int
+) -> None:
+    (tmp_path / "own.py").write_text(
+        CONVOLUTIONS
+        + f"""
+def frames(pictures):
+    return torch.stack([torch.zeros(3, 24, 24) + picture.getpixel((0, 0))[0] for picture in pictures], 1)
+
+def own():
+    return Net(), {preprocess}
+"""
+    )
+    loaded = load_model(f"{tmp_path / 'own.py'}:own")
+    assert loaded.clip
+    assert loaded.frames == given
+    assert loaded.input_size[1] == frames
+    assert loaded.preprocess([Image.new("RGB", (9, 9))] * given).shape[1] == frames
+
+
+def test_a_still_picture_for_a_preprocessing_that_takes_lists(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        CONVOLUTIONS + "def own():\n    return Net(), lambda pictures: torch.zeros(3, len(pictures), 24, 24)\n"
+    )
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    loaded, failures = load_model(f"{tmp_path / 'own.py'}:own"), Failures()
+    found = prepare(loaded, find_images(tmp_path / "a.png")[0], failures)
+    assert not failures.found
+    assert found is not None
+    assert found.tensor.shape == (3, 6, 24, 24)

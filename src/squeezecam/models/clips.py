@@ -36,6 +36,14 @@ class Clips:
     channels: int = 3
 
 
+def stated_frames(model: nn.Module) -> int | None:
+    """The frames that a model says it takes: ``config.num_frames``, or an attribute ``frames``; None: it does not."""
+    for found in (getattr(getattr(model, "config", None), "num_frames", None), getattr(model, "frames", None)):
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
+
+
 def clips_of(model: nn.Module) -> Clips | None:
     """What a model of clips takes, None for one of pictures.
 

@@ -51,6 +51,7 @@ class LoadedModel:
         clip: the model takes clips.
         random: its weights are random ones.
         assumed: the preprocessing in words, where nothing said which one belongs to the model; else empty.
+        given: pictures that ``preprocess`` is given for a clip; None: as many as it gives frames.
     """
 
     model: nn.Module
@@ -63,12 +64,15 @@ class LoadedModel:
     clip: bool = False
     random: bool = False
     assumed: str = ""
+    given: int | None = None
 
     @property
     def frames(self) -> int | None:
-        """Pictures in a clip that the model takes; None: it takes single ones."""
+        """Pictures that ``preprocess`` is given for a clip; None: the model takes single ones."""
         if not self.clip:
             return None
+        if self.given is not None:
+            return self.given
         return self.input_size[1] if len(self.input_size) == 4 else CLIP_FRAMES
 
     def cautions(self) -> list[str]:

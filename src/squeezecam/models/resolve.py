@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from squeezecam.errors import ModelError
+from squeezecam.models.clips import stated_frames
 from squeezecam.models.feeding import feeding
 from squeezecam.models.labels import read_labels
-from squeezecam.models.loaded import LoadedModel
+from squeezecam.models.loaded import CLIP_FRAMES, LoadedModel
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["FORMS", "LoadedModel", "load_model"]
 
 FORMS = "demo, timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER, file.py:factory, module.path:factory"
 _PROBE_SIZE = (320, 240)
-_PROBE_FRAMES = 16
 
 
 def load_model(
@@ -57,12 +61,14 @@ def load_model(
     loaded = _build(spec.strip(), Path(weights) if weights is not None else None, random)
     if labels is not None:
         loaded = replace(loaded, labels=read_labels(Path(labels)))
-    shape, clip = _probe(loaded)
+    shape, clip, given = _probe(loaded)
     try:
         model = loaded.model.eval().to(target)
     except RuntimeError as error:
         raise ModelError(f"{spec} cannot go to device {str(target)!r}: {' '.join(str(error).split())[:200]}") from error
-    return replace(loaded, model=model, input_size=shape, clip=clip, random=random, make_inputs=feeding(loaded))
+    return replace(
+        loaded, model=model, input_size=shape, clip=clip, random=random, make_inputs=feeding(loaded), given=given
+    )
 
 
 def _build(spec: str, weights: Path | None, random: bool) -> LoadedModel:
@@ -111,18 +117,20 @@ def _with_file(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     return replace(loaded, source=f"{loaded.source}; {load_weights(loaded.model, weights)}")
 
 
-def _probe(loaded: LoadedModel) -> tuple[tuple[int, ...], bool]:
-    """Shape of what the preprocessing gives, and whether it takes clips."""
+def _probe(loaded: LoadedModel) -> tuple[tuple[int, ...], bool, int | None]:
+    """Shape of what the preprocessing gives, whether it takes clips, and how many pictures it was given for one."""
     from PIL import Image
 
     picture = Image.new("RGB", _PROBE_SIZE, (128, 128, 128))
     shown = f"the preprocessing of {loaded.name}"
+    given: int | None = None
     try:
         found: Any = loaded.preprocess(picture)
         clip = loaded.clip
     except Exception as error:
         try:
-            found, clip = loaded.preprocess([picture] * _PROBE_FRAMES), True
+            found, given = _probe_clip(loaded, picture)
+            clip = True
         except Exception:
             reason = " ".join(str(error).split()) or "no message"
             raise ModelError(
@@ -135,7 +143,22 @@ def _probe(loaded: LoadedModel) -> tuple[tuple[int, ...], bool]:
     if batched or not 3 <= len(shape) <= 4:
         expected = "without batch axis, (C, h, w) or for clips (C, T, h, w), is expected"
         raise ModelError(f"{shown} gives a tensor {shape}; one {expected}")
-    return shape, clip or len(shape) == 4
+    return shape, clip or len(shape) == 4, given
+
+
+def _probe_clip(loaded: LoadedModel, picture: Image.Image) -> tuple[Any, int]:
+    """What the preprocessing gives for a clip, and how many pictures it was given.
+
+    As many as the model says it takes, if they become as many frames; else the usual number, of which the preprocessing
+    may take every second one.
+    """
+    stated = stated_frames(loaded.model)
+    if stated is not None:
+        with contextlib.suppress(Exception):  # it may want more pictures than it gives frames
+            found = loaded.preprocess([picture] * stated)
+            if isinstance(found, Tensor) and found.ndim == 4 and found.shape[1] == stated:
+                return found, stated
+    return loaded.preprocess([picture] * CLIP_FRAMES), CLIP_FRAMES
 
 
 def _device(device: str | torch.device) -> torch.device:
