@@ -192,6 +192,31 @@ def test_pictures_stand_still_for_a_model_of_clips_and_that_is_said(tmp_path: Pa
     assert "held still" in shown.err
 
 
+def test_what_is_for_pictures_is_refused_before_the_work(tmp_path: Path, clip_model: str, run: Run) -> None:
+    counting(tmp_path / "a.mp4", 24)
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.mp4,1,1,9,9\n")
+    shown = run("evaluate", "--model", clip_model, "--data", "a.mp4", "--boxes", "boxes.csv", "--out", "out")
+    assert shown.code != 0
+    assert "leave --boxes out" in shown.err
+    assert not (tmp_path / "out").exists()
+    shown = run(
+        "fit", "--model", clip_model, "--images", "a.mp4", "--per-clip", 9, "--tune", "--out", "a.squeeze.safetensors"
+    )
+    assert shown.code != 0
+    assert "has 3 axes" in shown.err
+    assert not (tmp_path / "a.squeeze.safetensors").exists()
+    shown = run("explain", "a.mp4", "--model", clip_model, "--out", "out")
+    assert "squeezecam video" in shown.err
+
+
+def test_a_box_of_a_clip_is_not_that_of_its_frames(tmp_path: Path, run: Run) -> None:
+    counting(tmp_path / "a.mp4", 24)
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\na.mp4,1,1,9,9\n")
+    shown = run("evaluate", "--model", "demo", "--data", "a.mp4", "--boxes", "boxes.csv", "--out", "out")
+    assert shown.code != 0
+    assert "frames of clips have none" in shown.err
+
+
 def test_nothing_but_broken_clips_is_one_line(tmp_path: Path, clip_model: str, run: Run) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no clip" * 99)
     shown = run("fit", "--model", clip_model, "--images", "x.mp4", "--out", "a.squeeze.safetensors")

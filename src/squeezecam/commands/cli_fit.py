@@ -83,6 +83,7 @@ def fit(
     from squeezecam.data.sets import open_set
     from squeezecam.data.spec import parse
     from squeezecam.errors import FitError, SqueezeWarning
+    from squeezecam.fit.pictures import refuse_other_axes
     from squeezecam.methods import default_method
     from squeezecam.processes import first_only
 
@@ -101,6 +102,8 @@ def fit(
         output=output,
     )
     o.say_assumed(loaded)
+    if tune or refine or locate:
+        refuse_other_axes(squeeze, squeeze.output_name(output))  # said before the fit
     failures = failing()
     if loaded.clip and not all(is_clip(source.path) for source in sources):
         warnings.warn(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.commands.predictions import classes_of
+from squeezecam.data.clip_pieces import is_clip
 from squeezecam.data.geometry import Geometry
 from squeezecam.data.record import DataSet
 from squeezecam.errors import InputError, SqueezeWarning
@@ -78,12 +79,21 @@ class Files:
                     f"--subset {name}: {boxes.path} has no such column; beside file and box it has "
                     + (", ".join(boxes.flags) or "none")
                 )
-        self.keys = [boxes.key(source.path) if source.index is None else None for source in sources]
+        if loaded.clip:
+            raise InputError(
+                "--boxes are for pictures, and this is a model of clips: leave --boxes out, or measure from Python, "
+                "with masks (N, T, H, W): squeezecam.evaluate(squeeze, clips, masks=masks)"
+            )
+        # A box says where something is in a picture; in a clip it may move.
+        self.keys = [
+            boxes.key(source.path) if source.index is None and not is_clip(source.path) else None for source in sources
+        ]
         missing = sum(key is None for key in self.keys)
         if missing == len(sources):
             raise InputError(
                 f"{boxes.path} has boxes for none of the {len(sources)} pictures: it names files such as "
                 f"{next(iter(boxes.boxes))}, the pictures are such as {sources[0].label}"
+                + ("; frames of clips have none" if any(is_clip(source.path) for source in sources) else "")
             )
         if missing:
             say(

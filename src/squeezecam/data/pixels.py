@@ -7,11 +7,13 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from squeezecam.data.clip_pieces import is_clip
 from squeezecam.errors import InputError, SqueezeWarning
 
 if TYPE_CHECKING:
@@ -76,7 +78,10 @@ def read_image(
         try:
             opened = Image.open(path, formats=_known_formats())
         except UnidentifiedImageError:
-            raise InputError(f"{name} is not a picture in a known format (by its content, whatever its name)") from None
+            hint = "; a clip is explained by 'squeezecam video'" if is_clip(Path(path)) else ""
+            raise InputError(
+                f"{name} is not a picture in a known format (by its content, whatever its name){hint}"
+            ) from None
         except Exception as error:  # the readers raise anything from SyntaxError to struct.error on damaged headers
             raise InputError(f"cannot read {name}: {_cause(error)}") from None
         with opened as image:

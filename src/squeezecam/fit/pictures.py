@@ -39,6 +39,22 @@ def counted(batches: Iterable[Any], hold_out: float, what: str) -> tuple[int, in
     return total, min(total - 1, max(1, round(total * hold_out)))
 
 
+def refuse_other_axes(squeeze: Squeeze, output: str) -> None:
+    """Refuse maps without height and width, or with a third axis, such as those of clips.
+
+    Raises:
+        InputError: the maps of ``output`` are such.
+
+    """
+    for place in squeeze.places.values():
+        rank = len(place.grid)
+        if rank != 2:
+            raise InputError(
+                f"tuning, refiner and locator are made for maps of height and width; that of output '{output}' "
+                f"has {rank} ax{'is' if rank == 1 else 'es'}: use method='class', which needs none of them"
+            )
+
+
 class Pictures:
     """One stream of pictures with the class evidence of one output.
 
@@ -61,12 +77,7 @@ class Pictures:
         self.stream, self.place = next(iter(squeeze.places.items()))
         self.path = squeeze.input_paths[self.stream]
         self.layout = torch.contiguous_format
-        rank = len(self.place.grid)
-        if rank != 2:
-            raise InputError(
-                f"tuning, refiner and locator are made for maps of height and width; that of output '{self.output}' "
-                f"has {rank} ax{'is' if rank == 1 else 'es'}: use method='class', which needs none of them"
-            )
+        refuse_other_axes(squeeze, self.output)
 
     def choose_layout(self, batch: Any) -> None:
         """Channels last where that is faster, on a CPU, and the model takes it (``view`` may not)."""
