@@ -13,10 +13,11 @@ pytest.importorskip("av", reason="PyAV is not installed")
 
 from clips import write_clip
 from squeezecam import attach
+from squeezecam.commands.options import open_squeeze
 from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
 from squeezecam.data.images import find_images
-from squeezecam.errors import SiteError, SqueezeWarning
+from squeezecam.errors import InputError, SiteError, SqueezeWarning
 from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
 from squeezecam.models.loaded import DefaultPreprocess
 from squeezecam.models.resolve import load_model
@@ -251,3 +252,11 @@ def test_a_still_picture_for_a_preprocessing_that_takes_lists(tmp_path: Path) ->
     assert not failures.found
     assert found is not None
     assert found.tensor.shape == (3, 6, 24, 24)
+
+
+def test_a_model_that_asserts_its_shape_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        CONVOLUTIONS + "def own():\n    return Net(), lambda ps: torch.zeros(3, 6, 9, 9)\n"
+    )
+    with pytest.raises(InputError, match=r"the model own failed on clips of shape \(2, 3, 6, 9, 9\)"):
+        open_squeeze(f"{tmp_path / 'own.py'}:own")

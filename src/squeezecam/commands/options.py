@@ -134,7 +134,13 @@ def open_squeeze(
             squeeze = attach(loaded.model, example, at=site(at), apply=way or "observe")
     except SqueezeError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on this input
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AssertionError,
+    ) as error:  # the model itself, on this input
         if os.environ.get("SQUEEZECAM_DEBUG"):
             raise
         fed = "clips" if loaded.clip else "pictures"

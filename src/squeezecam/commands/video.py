@@ -260,7 +260,13 @@ def _explained(squeeze: Squeeze, loaded: LoadedModel, frames: list[Frame], optio
         )
     except SqueezeError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on these frames
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AssertionError,
+    ) as error:  # the model itself, on these frames
         line = " ".join(str(error).split())[:300]
         raise InputError(
             f"the model {loaded.name} failed on frames {frames[0].index} to {frames[-1].index} of the clip: {line}"
