@@ -86,6 +86,8 @@ def disordered(path: Path, frames: int, codec: str, rate: int = RATE, options: d
     [
         ("a.mpg", "mpeg1video", 25, {}),  # no index, and a length guessed from the rate of bytes
         ("b.mpg", "mpeg2video", 25, {}),
+        ("a.ts", "libx264", 25, {}),
+        ("a.flv", "libx264", 25, {}),
         ("a.avi", "mpeg4", 20, {}),  # a format that cannot say when frames out of order are shown
         ("a.mkv", "libx264", 20, {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0"}),
     ],

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from squeezecam.data.images import ImageSource
 
-CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv")
+CLIP_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv",
+    ".flv", ".ogv",
+)  # fmt: skip
 
 
 def is_clip(path: Path) -> bool:
