@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,23 @@ def test_the_price_of_the_default_table() -> None:
     by_channel = {"channel_faithfulness", "channel_correlation", "opposing_share"}
     assert {name for name, c in COLUMNS.items() if c.own} == by_channel
     assert {name for name, c in COLUMNS.items() if c.slow} == {"road", "road_combined", "sensitivity_max"} | by_channel
+
+
+def test_the_import_of_a_library_is_not_in_the_time_of_its_first_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_before.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    there: list[bool] = []
+
+    def maps(squeeze: Squeeze, inputs: Any, target: Any, **options: Any) -> torch.Tensor:
+        there.append("imported_before" in sys.modules)
+        return torch.rand(len(inputs), 24, 24)
+
+    method = MapMethod("mine", "mine", "peer", maps, cost=lambda *_: 1.0, library="imported_before")
+    squeezecam.evaluate(planted(), blobs(3)[0], [method], "map_area", progress=False)
+    assert there
+    assert all(there)
 
 
 def test_slow_metrics_run_when_they_are_named() -> None:

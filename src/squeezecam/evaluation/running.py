@@ -152,6 +152,9 @@ def run(
         speak(f"going on after {done} of {len(chunks)} batches that {store.path} holds")
     left = [number for number in range(len(chunks)) if number not in store.chunks]
     left = left[processes.rank() :: processes.world()]
+    if left:
+        for method in chosen:
+            method.ready()
     with Progress(progress if first else False) as bar, bar.task("evaluating", len(order)) as advance:
         advance(sum(len(chunks[number]) for number in range(len(chunks)) if number in store.chunks))
         for place, number in enumerate(left):

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
 
 Kind = Literal["own", "peer", "control"]
@@ -53,6 +54,16 @@ class MapMethod:
     slow: bool = False
     library: str | None = None
     reference: str = ""
+
+    def ready(self) -> None:
+        """Import what it needs now, so that the first map is not charged with it.
+
+        Raises:
+            ModelError: the library is not installed.
+
+        """
+        if self.library is not None:
+            require(self.library, "peers")
 
     def __call__(
         self,
