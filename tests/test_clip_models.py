@@ -18,8 +18,8 @@ from squeezecam.commands.pictures import Failures, example_of, prepare
 from squeezecam.commands.video import VideoOptions, VideoOutcome, explain_clip
 from squeezecam.data.images import find_images
 from squeezecam.errors import InputError, SiteError, SqueezeWarning
-from squeezecam.models.clips import DefaultClipPreprocess, as_frames_first, clips_of
-from squeezecam.models.loaded import DefaultPreprocess
+from squeezecam.models.clips import DefaultClipPreprocess, as_pixel_frames, clips_of
+from squeezecam.models.loaded import DefaultPreprocess, as_is
 from squeezecam.models.resolve import load_model
 from squeezecam.video.reading import read_frames
 from test_video import no_bar
@@ -107,6 +107,35 @@ def test_video_transformers_of_hugging_face(tmp_path: Path, factory: str) -> Non
     assert all(0 <= row["probability"] <= 1 for row in outcome.rows)
 
 
+RECURRENT = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    frames, side, frames_first = 6, 24, True
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+        self.over_time = nn.LSTM(8, 8, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+    def forward(self, x):
+        assert x.shape[1:] == (6, 3, 24, 24), x.shape
+        seen = self.features(x.flatten(0, 1)).mean((2, 3)).unflatten(0, x.shape[:2])
+        return self.fc(self.over_time(seen)[0][:, -1])
+
+def net():
+    return Net()
+"""
+
+
+def test_a_network_of_pictures_that_is_run_frame_by_frame(tmp_path: Path) -> None:
+    outcome = run(tmp_path, RECURRENT, "net", method="published")
+    assert outcome.frames == 14
+    values = [row["probability"] for row in outcome.rows]
+    assert values[0] == values[5] != values[13]
+
+
 def test_mvit(tmp_path: Path) -> None:
     pytest.importorskip("torchvision.models", reason="torchvision is not installed")
     assert run(tmp_path, MVIT, "mvit").frames == 14
@@ -116,9 +145,9 @@ def test_what_a_model_takes_is_read_from_it() -> None:
     assert clips_of(torch.nn.Conv2d(3, 4, 3)) is None
     found = clips_of(torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3)))
     assert found is not None
-    assert (found.frames, found.side, found.channels, found.frames_first) == (16, 112, 1, False)
+    assert (found.frames, found.side, found.channels, found.feed) == (16, 112, 1, as_is)
     clip = torch.rand(2, 3, 4, 5, 6)
-    assert torch.equal(as_frames_first(clip)["pixel_values"][:, 1], clip[:, :, 1])
+    assert torch.equal(as_pixel_frames(clip)["pixel_values"][:, 1], clip[:, :, 1])
 
 
 def test_longer_sequences_are_thinned_and_one_picture_is_held() -> None:

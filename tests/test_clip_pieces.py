@@ -152,12 +152,17 @@ def test_folders_hold_pictures_and_clips_and_a_broken_clip_stops_nothing(tmp_pat
     counting(tmp_path / "b.mp4", 12)
     (tmp_path / "c.mkv").write_bytes(b"no clip" * 99)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "d_1.png")
+    counting(tmp_path / "d.mp4", 12)
     said: list[tuple[str, str]] = []
     found = in_pieces(find_images(tmp_path, clips=True), 6, 2, lambda label, why: said.append((label, why)))
-    assert [one.name for one in found] == ["a", "b_1", "b_2"]
+    assert [one.name for one in found] == ["a", "b_1", "b_2", "d_1_mp4", "d_2", "d_1_png"]  # none twice
     assert [Path(label).name for label, _ in said] == ["c.mkv"]
     assert "cannot be read as a clip" in said[0][1]
-    assert [one.name for one in find_images(tmp_path)] == ["a"]  # where clips are not asked for, they are no pictures
+    assert [one.name for one in find_images(tmp_path)] == [
+        "a",
+        "d_1",
+    ]  # where clips are not asked for, they are no pictures
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def in_pieces(
         failed: told of files that cannot be read, and why; they are left out.
 
     """
+    from squeezecam.data.images import with_unique_names
     from squeezecam.video.reading import frame_times, probe
 
     found: list[ImageSource] = []
@@ -63,7 +64,7 @@ def in_pieces(
             name, label = f"{source.name}_{number + 1}", f"{source.label} at {times[first] - times[0]:.2f} s"
             read = partial(_read, source.path, times[first], label, frames)
             found.append(replace(source, name=name, label=label, _read=read))
-    return found
+    return with_unique_names(found)
 
 
 def starts(frames: int, length: int, each: int) -> list[int]:

@@ -96,7 +96,7 @@ def find_images(
     found: list[ImageSource] = []
     for source in given:
         found.extend(_expand(source, max_pixels, background, fitting, SUFFIXES + (CLIP_SUFFIXES if clips else ())))
-    return _with_unique_names(found)
+    return with_unique_names(found)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -210,7 +210,7 @@ def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
     return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
-def _with_unique_names(found: list[ImageSource]) -> list[ImageSource]:
+def with_unique_names(found: list[ImageSource]) -> list[ImageSource]:
     """Tell sources of one name apart by suffix, then folder, then both, then number."""
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for place, source in enumerate(found):

@@ -16,9 +16,9 @@ from typing import Any
 from torch import nn
 
 from squeezecam.errors import ModelError
-from squeezecam.models.clips import Clips, DefaultClipPreprocess, as_frames_first, clips_of
+from squeezecam.models.clips import Clips, DefaultClipPreprocess, clips_of
 from squeezecam.models.labels import Labels, as_labels
-from squeezecam.models.loaded import DEFAULT_SIDE, DefaultPreprocess, LoadedModel, as_is
+from squeezecam.models.loaded import DEFAULT_SIDE, DefaultPreprocess, LoadedModel
 from squeezecam.models.weights import names
 
 
@@ -46,8 +46,7 @@ def from_factory(spec: str) -> LoadedModel:
     labels = _labels(module, attribute, shown)
     if clips is None:
         return LoadedModel(model, preprocess, labels, attribute, (), source, assumed=assumed)
-    feed = as_frames_first if clips.frames_first else as_is
-    return LoadedModel(model, preprocess, labels, attribute, (), source, feed, clip=True, assumed=assumed)
+    return LoadedModel(model, preprocess, labels, attribute, (), source, clips.feed, clip=True, assumed=assumed)
 
 
 def is_file(place: str) -> bool:
