@@ -162,7 +162,7 @@ def test_folders_hold_pictures_and_clips_and_a_broken_clip_stops_nothing(tmp_pat
     assert [one.name for one in find_images(tmp_path)] == [
         "a",
         "d_1",
-    ]  # where clips are not asked for, they are no pictures
+    ]  # clips not asked for
 
 
 @pytest.fixture
