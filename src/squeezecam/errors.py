@@ -29,3 +29,7 @@ class ModelError(SqueezeError):
 
 class SqueezeWarning(UserWarning):
     """Something works, but not as the user may think."""
+
+
+MODEL_FAILED = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What somebody else's model raises on an input that it does not take."""

@@ -24,8 +24,7 @@ def evaluate(
         typer.Option(
             "--data",
             help="pictures or clips: files, folders, patterns, an .npz; may be given again. Or a data set with its "
-            "boxes or masks: "
-            "celeba | cub | imagenet | pet | voc, as cub:FOLDER or cub@train:FOLDER",
+            "boxes or masks: celeba | cub | imagenet | pet | voc, as cub:FOLDER or cub@train:FOLDER",
         ),
     ],
     model: o.Model = "demo",

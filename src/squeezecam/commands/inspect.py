@@ -36,7 +36,7 @@ def example_picture(image: str | None, max_pixels: int) -> tuple[Image.Image, st
 
 def inputs_of(loaded: LoadedModel, picture: Image.Image) -> Any:
     """This picture, twice, as the model takes it: the grid follows the size of the input."""
-    tensor = loaded.preprocess([picture] * loaded.frames if loaded.frames else picture)
+    tensor = loaded.prepare(picture)
     return loaded.make_inputs(torch.stack([tensor, tensor]).to(device_of(loaded)))
 
 
@@ -44,7 +44,7 @@ def draw_grid(loaded: LoadedModel, found: Inspection, picture: Image.Image, name
     """Write the picture with the grid of every stream over what the model sees of it."""
     from squeezecam.render.figure import contact_sheet
 
-    preprocess = (lambda one: loaded.preprocess([one] * (loaded.frames or 1))[0]) if loaded.clip else loaded.preprocess
+    preprocess = (lambda one: loaded.prepare(one)[0]) if loaded.clip else loaded.preprocess
     seen = Geometry(preprocess).seen(picture.size)
     panels = [found.panel(picture, stream, box=seen.box, name=name, reason=seen.reason) for stream in found.places]
     return write_picture(out, panels[0] if len(panels) == 1 else contact_sheet(panels, title=loaded.name))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from squeezecam.errors import InputError, SqueezeError
+from squeezecam.errors import MODEL_FAILED, InputError, SqueezeError
 from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
@@ -134,13 +134,7 @@ def open_squeeze(
             squeeze = attach(loaded.model, example, at=site(at), apply=way or "observe")
     except SqueezeError:
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AssertionError,
-    ) as error:  # the model itself, on this input
+    except MODEL_FAILED as error:  # the model itself, on this input
         if os.environ.get("SQUEEZECAM_DEBUG"):
             raise
         fed = "clips" if loaded.clip else "pictures"

@@ -55,7 +55,7 @@ def example_of(loaded: LoadedModel) -> Any:
     for _ in range(2):
         noise = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
         picture = Image.fromarray(noise.numpy())
-        tensors.append(loaded.preprocess([picture] * loaded.frames if loaded.frames else picture))
+        tensors.append(loaded.prepare(picture))
     return loaded.make_inputs(torch.stack(tensors).to(device_of(loaded)))
 
 
@@ -72,8 +72,7 @@ def prepare(loaded: LoadedModel, source: ImageSource, failures: Failures) -> Pre
         failures.add(source.label, str(error))
         return None
     try:
-        still = loaded.frames is not None and not isinstance(found, list)
-        tensor = loaded.preprocess([found] * (loaded.frames or 1) if still else found)
+        tensor = loaded.prepare(found)
     except Exception as error:  # somebody else's preprocessing
         reason = " ".join(str(error).split()) or type(error).__name__
         failures.add(source.label, f"the preprocessing of {loaded.name} failed on {source.label}: {reason}")

@@ -15,7 +15,7 @@ import torch
 from squeezecam import heatmap
 from squeezecam.commands.predictions import Prediction, prediction
 from squeezecam.data.geometry import Geometry
-from squeezecam.errors import InputError, SqueezeError
+from squeezecam.errors import MODEL_FAILED, InputError, SqueezeError
 from squeezecam.explanation import Explanation
 from squeezecam.files import output_folder, write_text
 from squeezecam.models.labels import other_count
@@ -120,7 +120,7 @@ def explain_clip(
                 advance(fresh)
         if not times:
             raise InputError(f"{clip} holds no frame that can be decoded")
-        seen = Geometry(loaded.preprocess if not loaded.clip else _still(loaded)).seen(info.size)
+        seen = Geometry(loaded.prepare if loaded.clip else loaded.preprocess).seen(info.size)
         if seen.box is None:
             notes.append(
                 f"maps are laid over the whole frame: where the preprocessing looks is not known ({seen.reason})"
@@ -260,13 +260,7 @@ def _explained(squeeze: Squeeze, loaded: LoadedModel, frames: list[Frame], optio
         )
     except SqueezeError:
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AssertionError,
-    ) as error:  # the model itself, on these frames
+    except MODEL_FAILED as error:  # the model itself, on these frames
         line = " ".join(str(error).split())[:300]
         raise InputError(
             f"the model {loaded.name} failed on frames {frames[0].index} to {frames[-1].index} of the clip: {line}"
@@ -282,11 +276,6 @@ def _frame_maps(explanation: Explanation, window: int | None) -> Any:
     if window:
         raw = heatmap.upsample(raw, (window, *raw.shape[2:]))[0]
     return raw.float().cpu().numpy()
-
-
-def _still(loaded: LoadedModel) -> Callable[[Any], Any]:
-    length = loaded.frames or 1
-    return lambda picture: loaded.preprocess([picture] * length)
 
 
 def _curve(found: list[Prediction]) -> tuple[Any, tuple[float, float]]:

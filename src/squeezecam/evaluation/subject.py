@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
-from squeezecam.errors import InputError
+from squeezecam.errors import MODEL_FAILED, InputError
 from squeezecam.links import score_kind
 from squeezecam.metrics.predict import Outputs
 from squeezecam.misfed import named
@@ -96,7 +96,7 @@ class Subject:
         with torch.no_grad(), evaluating(self.squeeze):
             try:
                 values = self.squeeze.select(self.squeeze(*args, **kwargs), self.output)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:  # the model itself, on this input
+            except MODEL_FAILED as error:  # the model itself, on this input
                 line = " ".join(str(error).split())[:300]
                 hint = f"; {self._how}" if self._asks_for_more else ""
                 shape = tuple(pictures.shape)

@@ -75,6 +75,11 @@ class LoadedModel:
             return self.given
         return self.input_size[1] if len(self.input_size) == 4 else CLIP_FRAMES
 
+    def prepare(self, picture: Any) -> Tensor:
+        """``preprocess`` of a picture or the pictures of a clip; one picture is held still for a model of clips."""
+        still = self.frames is not None and not isinstance(picture, Sequence)
+        return self.preprocess([picture] * (self.frames or 1) if still else picture)
+
     def cautions(self) -> list[str]:
         """What has to stand on every picture that is made with this model: short words, a colon, and the rest."""
         found = [RANDOM] if self.random else []
