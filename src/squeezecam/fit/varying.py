@@ -63,9 +63,11 @@ def _dulled(pictures: Tensor) -> Tensor:
     pictures = torch.where(gray[:, None, None, None], pictures.mean(1, keepdim=True), pictures)
     reach = min(pictures.shape[-2:]) // (2 * BLUR)
     box = 2 * reach + 1
-    for _ in range(2 if reach else 0):
-        softer = F.avg_pool2d(pictures, box, 1, reach, count_include_pad=False)
-        pictures = torch.where(blurred[:, None, None, None], softer, pictures)
+    if reach and bool(blurred.any()):
+        softer = pictures[blurred]
+        for _ in range(2):
+            softer = F.avg_pool2d(softer, box, 1, reach, count_include_pad=False)
+        pictures = pictures.masked_scatter(blurred[:, None, None, None], softer)
     return pictures
 
 
