@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import squeezecam
-from conftest import ChannelsLast, ConvHead, ConvNet, InPlaceRelu, NormHead, Planted, Structured, TwoStreams
+from conftest import ChannelsLast, ConvHead, ConvNet, InPlaceRelu, NormHead, Planted, Structured
 from squeezecam import InputError, ModelError, Site
 from squeezecam.peers import GROUPS, choose, registry
 from squeezecam.peers.front import Front
@@ -243,14 +243,6 @@ def test_a_missing_library_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
         registry()["grad-cam"](squeeze, x)
     with pytest.raises(ModelError, match=r"captum is not installed"):
         registry()["occlusion"](squeeze, x)
-
-
-@needs_grad_cam
-def test_several_inputs_are_refused_with_their_shapes() -> None:
-    pair = (torch.randn(2, 2, 12, 12), torch.randn(2, 2, 12, 12))
-    squeeze = squeezecam.attach(TwoStreams(), pair)
-    with pytest.raises(InputError, match=r"one tensor of pictures.*\(2, 2, 12, 12\), \(2, 2, 12, 12\)"):
-        registry()["grad-cam"](squeeze, pair)
 
 
 def test_perturbed_pictures_reach_the_model_as_the_callers_lie_in_memory() -> None:

@@ -13,7 +13,7 @@ from squeezecam.block import IDENTITY_GATE
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
 from squeezecam.focus import focus_map, focused
-from squeezecam.frames import fold_time, unfold_time
+from squeezecam.frames import fold_time, time_axis, unfold_time
 from squeezecam.head import Head
 from squeezecam.locator import located_map
 from squeezecam.readout import ReadoutHead
@@ -60,13 +60,24 @@ METHODS = {
 
 
 def usable(squeeze: Squeeze, output: str | None = None) -> list[str]:
-    """Names of the methods that this model allows as it is: class evidence needs a head, the refined map a refiner."""
+    """Names of the maps that this model allows as it is: class evidence needs a head, the refined map a refiner.
+
+    ``change`` is among them where several streams are seen over time; it is laid over the published map.
+    """
     evidence, refiner = squeeze.evidence(output), squeeze.refiner(output)
-    return [
+    found = [
         name
         for name, method in METHODS.items()
         if not method.of_class or (evidence is not None and (refiner is not None or not method.needs_refiner))
     ]
+    places = list(squeeze.places.values())
+    over_time = all(time_axis(place.layout) is not None and len(place.grid) > 1 for place in places)
+    return [*found, CHANGE] if len(places) > 1 and over_time else found
+
+
+def options_of(name: str) -> dict[str, str]:
+    """What ``explain`` is told for the map that tables name so."""
+    return {"method": "published", "aggregate": CHANGE} if name == CHANGE else {"method": name}
 
 
 def default_method(squeeze: Squeeze, output: str | None = None, target: Target = None, *, altered: bool = False) -> str:

@@ -60,19 +60,20 @@ def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | No
     except (KeyError, IndexError, AttributeError, TypeError):
         shape = max((tuple(tensor.shape) for _, tensor in tree.leaves(call)), key=len, default=())
     rank = len(place.grid)
-    if place.layout.positions == ("f", "t") and len(shape) == 3:
+    if rank == 2 and len(shape) == 3:  # without channels, so the model may have turned it round
         return spectrogram_size(place.grid, shape[1:])
     if rank == 3 and len(shape) == 5 and frames_first is not None:
         return (shape[1], *shape[3:]) if frames_first else shape[2:]
     if rank == 3 and len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3):
         return (shape[1], *shape[3:])  # frames before channels
-    if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+    if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and min(shape[1:-1]) > shape[-1]:
         return shape[1:-1]  # channels last
     return shape[-rank:] if len(shape) > rank else place.grid
 
 
 def spectrogram_size(grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Frequencies and time steps of an input ``(N, a, b)``, whichever comes first, for a map with ``grid`` ``(F, T)``.
+    """Frequencies and time steps of an input ``(N, a, b)``, whichever comes first, for a map with ``grid`` ``(F, T)``;
+    height and width of a picture without channels.
 
     Strides only make maps smaller, and by whole numbers: of the two ways to read the input, the one in which the map is
     nowhere larger than the input and the strides come out evenly.

@@ -13,6 +13,16 @@ from squeezecam.errors import InputError
 Target = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | Callable[[Any], Tensor] | None
 
 
+def score_rows(values: Tensor) -> Tensor:
+    """One row of scores a sample, ``(N, K)``: of scores for every frame the mean, a single value as a column.
+
+    The class with the highest mean is the predicted one of a clip (:func:`class_targets`). Other shapes are left alone.
+    """
+    if values.ndim == 3:
+        return values.mean(1)
+    return values[:, None] if values.ndim == 1 else values
+
+
 def class_targets(target: Target, result: Any, values: Tensor) -> tuple[Tensor | None, bool]:
     """Class indices ``(N, K)`` on the device of ``values``, and whether the caller asked for several per sample.
 

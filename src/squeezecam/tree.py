@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from squeezecam.errors import InputError
 
 Path = tuple[str | int, ...]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _children(value: Any) -> list[tuple[str | int, Any]]:
@@ -61,6 +62,23 @@ def replace(value: Any, path: Path, new: Any) -> Any:
             return kind(**changed)
         return kind(value.default_factory, changed) if isinstance(value, defaultdict) else kind(changed)
     return dataclasses.replace(value, **{str(key): replace(getattr(value, str(key)), rest, new)})
+
+
+def sample(inputs: Any, index: int, count: int) -> Any:
+    """Sample ``index`` of ``count`` of what a model takes, the batch axis kept; what has no such axis as it is."""
+    for path, tensor in leaves(inputs):
+        if tensor.ndim and tensor.shape[0] == count:
+            inputs = replace(inputs, path, tensor[index : index + 1])
+    return inputs
+
+
+def repeated(call: Call, paths: Iterable[Path], count: int) -> Call:
+    """A call of one sample with the tensors at ``paths``, those that have its axis, there ``count`` times."""
+    for path in paths:
+        tensor = get(call, path)
+        if tensor.ndim and tensor.shape[0] == 1:
+            call = replace(call, path, tensor.expand(count, *tensor.shape[1:]))
+    return call
 
 
 def replace_tensor(value: Any, old: Tensor, new: Tensor) -> Any:

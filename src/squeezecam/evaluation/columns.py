@@ -88,11 +88,13 @@ DEFAULT = (
 """Those about the place of the object are left out where there are no boxes or masks."""
 
 
-def choose_columns(names: str | Iterable[str] | None, *, truth: bool, rank: int = 2) -> list[Column]:
+def choose_columns(
+    names: str | Iterable[str] | None, *, truth: bool, rank: int = 2, one_map: bool = True
+) -> list[Column]:
     """Columns by name, or by label (``I-D``, ``pointing``); None: the default set. ``all``: slow ones included.
 
     The area always stands beside the rest: a broad map does well in one metric, a tight one in another. ``rank`` is the
-    number of axes of the maps.
+    number of axes of the maps, ``one_map`` whether the model has no other one.
 
     Raises:
         InputError: an unknown name, one that needs boxes or masks where there are none, or one that only pictures have.
@@ -101,7 +103,11 @@ def choose_columns(names: str | Iterable[str] | None, *, truth: bool, rank: int 
 
     def pool(of: Iterable[str]) -> list[Column]:
         columns = [COLUMNS[name] for name in of]
-        return [c for c in columns if (truth or "truth" not in c.needs) and (rank == 2 or not c.flat)]
+        return [
+            c
+            for c in columns
+            if (truth or "truth" not in c.needs) and (rank == 2 or not c.flat) and (one_map or not c.own)
+        ]
 
     if names is None:
         return pool(DEFAULT)
@@ -120,6 +126,8 @@ def choose_columns(names: str | Iterable[str] | None, *, truth: bool, rank: int 
                 raise InputError(f"'{column.name}' needs to know where the object is: give boxes or masks")
             if column.flat and rank != 2:
                 raise InputError(f"'{column.name}' is for pictures; the maps of this model have {rank} axes")
+            if column.own and not one_map:
+                raise InputError(f"'{column.name}' is for models with one map, and this model has several")
             chosen.setdefault(column.name, column)
     chosen.pop("map_area", None)
     return [*chosen.values(), COLUMNS["map_area"]]

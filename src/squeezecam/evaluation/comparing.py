@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.canvas import input_under, one_stream
+from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
 from squeezecam.evaluation.doubting import counted, doubts_of, in_words, joined_doubts
 from squeezecam.evaluation.subject import check_squeeze
@@ -21,11 +23,13 @@ from squeezecam.metrics.predict import Outputs
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod, available, choose
 from squeezecam.tap import evaluating
-from squeezecam.targets import class_targets
+from squeezecam.targets import class_targets, score_rows
 from squeezecam.wording import number_of
 
 SHOWN_PEERS = ("grad-cam", "grad-cam++", "layercam", "eigen-cam")
 REPEATS = 3
+SOUND_SHAPE = 1.5
+"""Width over height that a sound is drawn with, about."""
 
 
 @dataclass(eq=False, repr=False)
@@ -40,9 +44,11 @@ class Comparison:
         forward: ``(N,)`` seconds of a plain forward pass, measured in turn with the methods.
         target: class per picture, ``(N,)``.
         confidence: probability of that class (the value itself where there are no classes), ``(N,)``.
-        pictures: the network's own inputs, stretched to 0..1 when drawn; of clips a few frames are.
+        pictures: the network's own inputs ``(N, C, *S)``, stretched to 0..1 when drawn; of clips a few frames are.
         doubts: of squeezecam's own methods what is doubtful about each map, ``{method: N lines}``, empty lines where
             nothing is; methods without any doubt are left out.
+        stream: name of the map, where there are several.
+        of_sound: whether the axes are frequency and time: the first row is then drawn at the bottom.
 
     """
 
@@ -54,6 +60,8 @@ class Comparison:
     confidence: Tensor
     pictures: Tensor
     doubts: dict[str, list[str]] = field(default_factory=dict)
+    stream: str | None = None
+    of_sound: bool = False
 
     def __len__(self) -> int:
         return len(self.forward)
@@ -134,7 +142,7 @@ class Comparison:
             words = frame_words(next(iter(self.maps.values())).shape[1])
             labels = [f"{label} · {words}" for label in labels]
         forward = _time(float(self.forward.median()))
-        columns = [self.maps[method.name] for method in self.methods]
+        columns = [self._upright(self.maps[method.name]) for method in self.methods]
         return comparison_grid(
             shown,
             [
@@ -147,7 +155,7 @@ class Comparison:
             boxes=boxes,
             scale=scale,
             size=size,
-            title=title,
+            title=title or (f"stream '{self.stream}'" if self.stream else ""),
             notice="\n".join([notice, *self.doubtful()] if notice else self.doubtful()),
             footer=f"Below each map: its time for this picture alone, and that in plain forward passes ({forward}), "
             "measured in the same run.",
@@ -156,12 +164,19 @@ class Comparison:
     def _drawn(self) -> Tensor:
         """Pictures ``(N, C, H, W)``, of clips their mosaics."""
         from squeezecam.render.mosaic import mosaic
+        from squeezecam.video.figures import gray_rows
 
-        size = next(iter(self.maps.values())).shape[1:]
-        if len(size) == 2:
-            return self.pictures
-        clips = self.pictures if self.pictures.shape[2:] == size else self.pictures.transpose(1, 2)
-        return mosaic(clips, between=float(clips.max()))
+        if self.of_sound:
+            rows = [gray_rows(sound.mean(0).float().cpu().numpy()) for sound in self.pictures]
+            return self._upright(torch.stack([torch.from_numpy(one) for one in rows])[:, None])
+        return self.pictures if self.pictures.ndim == 4 else mosaic(self.pictures, between=float(self.pictures.max()))
+
+    def _upright(self, rows: Tensor) -> Tensor:
+        """``(..., H, W)`` as it is drawn: a sound with its lowest row at the bottom, and high enough to be seen."""
+        if not self.of_sound:
+            return rows
+        height, width = rows.shape[-2:]
+        return rows.flip(-2).repeat_interleave(max(1, round(width / height / SOUND_SHAPE)), -2)
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write :meth:`plot` to ``path`` (``.png``, ``.jpg`` or ``.webp``)."""
@@ -177,6 +192,7 @@ def compare(
     *,
     target: Any = None,
     output: str | None = None,
+    stream: str | None = None,
     repeats: int = REPEATS,
     seed: int = 0,
     done: Callable[[int], None] = lambda count: None,
@@ -189,7 +205,8 @@ def compare(
         methods: as for :func:`squeezecam.evaluate`; None: squeezecam's own, Grad-CAM, Grad-CAM++, LayerCAM, Eigen-CAM
             and the mean of all channels as control.
         target: class for all pictures, or one per picture; None: the predicted one.
-        output: name of one of several outputs.
+        output: name of one of several outputs; of scores for every frame their mean counts.
+        stream: name of one of several maps.
         repeats: runs per method, of which the fastest counts; slow methods run once.
         seed: of what is random.
         done: told of every map.
@@ -198,18 +215,21 @@ def compare(
     ``doubts`` and on the picture.
 
     Raises:
-        InputError: unknown names, or a model with several maps a picture.
+        InputError: unknown names, or several maps of which none is named.
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
     check_squeeze(squeeze, "compare")
     name = squeeze.output_name(output)
-    chosen = choose(methods, own=usable(squeeze, name)) if methods is not None else _default(squeeze, name)
+    place = one_stream(squeeze, stream)
+    which = place if len(squeeze.places) > 1 else None
+    chosen = choose(methods, own=usable(squeeze, name)) if methods is not None else _default(squeeze, name, place)
     call = tree.as_call(inputs)
     count = tree.batch_size(*call)
     if count < 1 or not tree.leaves(call):
         raise InputError("there is not a single picture to compare on")
-    singles = [_single(inputs, i, count) for i in range(count)]
+    singles = [tree.sample(inputs, i, count) for i in range(count)]
+    _, given, canvas = input_under(squeeze, inputs, place)
     wanted = _per_picture(target, count)
     maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
     seconds: dict[str, list[float]] = {m.name: [] for m in chosen}
@@ -235,7 +255,7 @@ def compare(
                 plain.append(_timed(lambda one=one: _forward(squeeze, one, name), values)[1])  # type: ignore[misc]
                 made, spent = _timed(
                     lambda method=method, one=one, goal=goal, i=i: method(  # type: ignore[misc]
-                        squeeze, one, goal, output=name, seeds=[seed + i]
+                        squeeze, one, goal, output=name, seeds=[seed + i], stream=which
                     ),
                     values,
                 )
@@ -254,15 +274,18 @@ def compare(
         torch.tensor(forwards, dtype=torch.float64),
         torch.tensor(targets),
         torch.tensor(confidence),
-        next(tensor for _, tensor in tree.leaves(call)).detach(),
+        canvas.pictures(given).detach(),
         joined_doubts(doubts),
+        which,
+        squeeze.places[place].layout.positions == ("f", "t"),
     )
 
 
-def _default(squeeze: Squeeze, output: str) -> list[MapMethod]:
+def _default(squeeze: Squeeze, output: str, place: str) -> list[MapMethod]:
     own = usable(squeeze, output)
-    own.sort(key=lambda name: name != default_method(squeeze, output))
-    peers = SHOWN_PEERS if all(len(place.grid) in (2, 3) for place in squeeze.places.values()) else ()
+    first = CHANGE if CHANGE in own else default_method(squeeze, output)
+    own.sort(key=lambda name: name != first)
+    peers = SHOWN_PEERS if len(squeeze.places[place].grid) in (2, 3) else ()
     return [m for m in choose([*own, *peers, "all-channel-mean"]) if available(m)]
 
 
@@ -278,19 +301,11 @@ def _per_picture(target: Any, count: int) -> Tensor | None:
     return given.expand(count)
 
 
-def _single(inputs: Any, index: int, count: int) -> Any:
-    """Sample ``index`` of what the model takes, the batch axis kept."""
-    for path, tensor in tree.leaves(inputs):
-        if tensor.ndim and tensor.shape[0] == count:
-            inputs = tree.replace(inputs, path, tensor[index : index + 1])
-    return inputs
-
-
 def _forward(squeeze: Squeeze, inputs: Any, output: str) -> Tensor:
     args, kwargs = tree.as_call(inputs)
     with torch.inference_mode(), evaluating(squeeze):
         values = squeeze.select(squeeze(*args, **kwargs), output)
-    return values[:, None] if values.ndim == 1 else values
+    return score_rows(values)
 
 
 def _timed(work: Callable[[], Tensor], like: Tensor) -> tuple[Tensor, float]:

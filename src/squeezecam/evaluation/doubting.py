@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from squeezecam.methods import METHODS
+from squeezecam.change import AGGREGATE as CHANGE
+from squeezecam.methods import METHODS, options_of
 from squeezecam.module import Squeeze
 from squeezecam.peers import MapMethod
 from squeezecam.status import notice_of
@@ -21,22 +22,27 @@ Doubtful = Mapping[str, Sequence[str]]
 
 
 def doubts_of(
-    squeeze: Squeeze, inputs: Any, methods: Iterable[MapMethod], target: Tensor, output: str
+    squeeze: Squeeze,
+    inputs: Any,
+    methods: Iterable[MapMethod],
+    target: Tensor,
+    output: str,
 ) -> dict[str, list[str]]:
-    """The doubts about the maps of ``methods`` for ``inputs``, in one pass for all of them.
+    """The doubts about the maps of ``methods`` for ``inputs``, in one pass for all of them; of all streams together.
 
     Methods that know no classes are not asked for one: that their map is the same for every class is what they are, and
     not a doubt about each.
     """
-    own = [method.name for method in methods if method.kind == "own" and method.name in METHODS]
+    own = [method.name for method in methods if method.kind == "own" and method.name in (*METHODS, CHANGE)]
     if not own:
         return {}
     with torch.no_grad(), evaluating(squeeze):
         captured = squeeze.capture(inputs)
     found = {}
     for name in own:
-        goal = target if METHODS[name].of_class else None
-        explained = squeeze.explain(inputs, method=name, target=goal, output=output, captured=captured)
+        goal = target if name != CHANGE and METHODS[name].of_class else None
+        options: dict[str, Any] = dict(options_of(name))
+        explained = squeeze.explain(inputs, target=goal, output=output, captured=captured, **options)
         lines = [notice_of(status) for status in explained.status]
         if any(lines):
             found[name] = lines

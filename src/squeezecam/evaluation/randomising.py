@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 
 from squeezecam import processes
+from squeezecam.canvas import one_stream
 from squeezecam.errors import InputError
+from squeezecam.evaluation.calls import parts, source_of
 from squeezecam.evaluation.identity import model_identity, versions
 from squeezecam.evaluation.loading import Group, drawn, load, picture_seed
-from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.randomised import Randomisation
 from squeezecam.evaluation.running import with_controls
-from squeezecam.evaluation.source import Given, Source
+from squeezecam.evaluation.source import Source
 from squeezecam.evaluation.stages import MOST, left_over, stage_name, stages
 from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
@@ -43,6 +45,7 @@ def randomise(
     target: Any = None,
     names: Sequence[str] | None = None,
     output: str | None = None,
+    stream: str | None = None,
     make_inputs: Callable[[Tensor], Any] = as_is,
     stage_count: int = MOST,
     batch_size: int = 16,
@@ -60,6 +63,7 @@ def randomise(
         target: class for all images, or one per image; None: the one that the trained model predicts, throughout.
         names: of the images, for the results.
         output: name of one of several outputs.
+        stream: name of one of several maps.
         make_inputs: a batch of pictures to what the model takes.
         stage_count: number of stages, see :func:`squeezecam.evaluation.stages.stages`.
         batch_size: pictures at a time.
@@ -74,9 +78,8 @@ def randomise(
 
     """
     check_squeeze(squeeze, "randomise")
-    subject = Subject(squeeze, squeeze.output_name(output), make_inputs)
-    subject.check_pictures(images)
-    source = Given(images, target=target, named=names)
+    subject = Subject(squeeze, squeeze.output_name(output), make_inputs, stream=one_stream(squeeze, stream))
+    source = source_of(subject, images, target=target, named=names)
     return run_randomise(
         subject, source, methods, stage_count=stage_count, batch_size=batch_size, sample=sample, seed=seed, out=out,
         progress=progress,
@@ -113,7 +116,7 @@ def run_randomise(
     all_settings = {
         "check": "cascading model randomisation", "methods": [m.name for m in chosen], "stages": stage_count,
         "batch_size": batch_size, "sample": sample, "seed": seed, "output": subject.output,
-        "apply": subject.squeeze.apply_mode, "model": model_identity(subject.squeeze),
+        "stream": subject.place_name, "apply": subject.squeeze.apply_mode, "model": model_identity(subject.squeeze),
         "images": source.identity() if folder is not None else None, "versions": versions(chosen), **(settings or {}),
     }  # fmt: skip
     store = Store(folder, all_settings)
@@ -173,26 +176,23 @@ def _group(
     """Figures of pictures of one shape, and the stages."""
     indices, pictures, items = group
     pictures = pictures.to(subject.device)
-    fast, at_once = paced(subject, pictures, batch_size)
-    parts = [slice(start, start + at_once) for start in range(0, len(indices), at_once)]
+    by_part = [(one, part) for one, part, _ in parts(subject, pictures, items, batch_size)]
     if source.targets:
         target = torch.tensor([item.target for item in items], device=pictures.device)
     else:
-        target = torch.cat([fast.predict(pictures[part]) for part in parts]).argmax(1)
+        target = torch.cat([one.predict(pictures[part]) for one, part in by_part]).argmax(1)
     seeds = [picture_seed(seed, index) for index in indices]
 
     def maps(of: Squeeze, method: MapMethod) -> Tensor:
         """Of a random control the same draw each time: it is to show a map that stays."""
         return torch.cat(
             [
-                method(
-                    of, fast.make_inputs(pictures[part]), target[part], output=fast.output, seeds=seeds[part]
-                ).detach()
-                for part in parts
+                replace(one, squeeze=of).maps(method, pictures[part], target[part], seeds[part]).detach()
+                for one, part in by_part
             ]
         ).float()
 
-    planned = stages(subject.squeeze, fast.make_inputs(pictures[:1]), stage_count)
+    planned = stages(subject.squeeze, by_part[0][0].make_inputs(pictures[:1]), stage_count)
     before = {method.name: maps(subject.squeeze, method) for method in methods}
     values: dict[str, dict[str, list[Tensor]]] = {m.name: {"spearman": [], "ssim": []} for m in methods}
     changed = copy.deepcopy(subject.squeeze)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from squeezecam import processes
+from squeezecam.canvas import one_stream
 from squeezecam.errors import InputError
+from squeezecam.evaluation.calls import parts, source_of
 from squeezecam.evaluation.columns import Column, choose_columns, imputations, passes
 from squeezecam.evaluation.identity import model_identity, versions
-from squeezecam.evaluation.loading import Loaded, drawn, load, picture_seed
+from squeezecam.evaluation.loading import Group, Loaded, drawn, load, picture_seed
 from squeezecam.evaluation.measure import DELETION_BASE, INSERTION_BASE, Measured, Truth, measure
-from squeezecam.evaluation.pace import paced
-from squeezecam.evaluation.source import Given, Item, Source
+from squeezecam.evaluation.source import Item, Source
 from squeezecam.evaluation.store import Store
 from squeezecam.evaluation.subject import Subject, as_is, check_squeeze
 from squeezecam.evaluation.summary import Evaluation
@@ -50,6 +51,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     subsets: dict[str, Any] | None = None,
     output: str | None = None,
+    stream: str | None = None,
     make_inputs: Callable[[Tensor], Any] = as_is,
     scores: Outputs | None = None,
     steps: int = STEPS,
@@ -67,7 +69,9 @@ def evaluate(
         squeeze: from :func:`squeezecam.attach`, fitted or not.
         images: pictures as the model takes them: a tensor ``(N, C, H, W)``, or anything with a length whose items are
             ``(C, H, W)`` (or tuples that begin with it). For a model whose map has frames (or slices): clips ``(C, T,
-            H, W)``; the curves then exchange points of the clip, in space and time.
+            H, W)``; the curves then exchange points of the clip, in space and time. Of a model that takes several
+            inputs: these, of all samples, or a list of such batches; the one that the map lies on is the picture, and
+            the others stay as they are, each sample's own.
         methods: names, groups (``own``, ``peers``, ``controls``, ``slow``), or :class:`~squeezecam.peers.MapMethod`;
             None: squeezecam's own, Grad-CAM, LayerCAM and Eigen-CAM. The four controls are always added.
         metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.
@@ -76,7 +80,8 @@ def evaluate(
         target: class for all images, or one per image; None: the predicted one.
         names: of the images, for the results.
         subsets: ``{name: flag per image}``, reported beside all images.
-        output: name of one of several outputs.
+        output: name of one of several outputs; of scores for every frame their mean counts.
+        stream: name of one of several maps.
         make_inputs: a batch of pictures to what the model takes, where that is not this one tensor: ``lambda clips:
             clips.transpose(1, 2)`` for a model that takes frames before channels.
         scores: what the model's output is: ``logits`` of classes (a softmax is applied), ``sigmoid``, logits of
@@ -90,16 +95,16 @@ def evaluate(
         progress: a bar on standard error; None: where that is a terminal.
 
     Raises:
-        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit,
-            or not one image that can be read.
+        InputError: unknown names, metrics that need boxes where there are none, lengths that do not fit, several maps
+            of which none is named, a map that does not lie on the points of its input (that of a waveform), or not one
+            image that can be read.
         ModelError: the library of a method that was asked for by name is not installed.
 
     """
     check_squeeze(squeeze, "evaluate")
     flags = subsets or {}
-    subject = Subject(squeeze, squeeze.output_name(output), make_inputs, scores)
-    subject.check_pictures(images)
-    source = Given(images, boxes, masks, target, names, flags)
+    subject = Subject(squeeze, squeeze.output_name(output), make_inputs, scores, one_stream(squeeze, stream))
+    source = source_of(subject, images, boxes=boxes, masks=masks, target=target, named=names, flags=flags)
     return run(
         subject, source, methods, metrics, subsets=tuple(flags), steps=steps, batch_size=batch_size, sample=sample,
         seed=seed, out=out, progress=progress,
@@ -130,7 +135,8 @@ def run(
     if steps < 1 or batch_size < 1 or (sample is not None and sample < 1):
         raise InputError(f"steps, batch_size and sample must be at least 1, got {steps}, {batch_size} and {sample}")
     chosen = with_controls(subject, methods)
-    columns = choose_columns(metrics, truth=source.truth, rank=subject.rank)
+    one_map = len(subject.squeeze.places) == 1
+    columns = choose_columns(metrics, truth=source.truth, rank=subject.rank, one_map=one_map)
     processes.join()
     first = processes.rank() == 0
     folder = output_folder(out) if out is not None else None
@@ -140,7 +146,7 @@ def run(
         "methods": [m.name for m in chosen], "metrics": [c.name for c in columns], "steps": steps,
         "batch_size": batch_size, "sample": sample, "seed": seed, "output": subject.output,
         "insertion_base": INSERTION_BASE, "deletion_base": DELETION_BASE, "apply": subject.squeeze.apply_mode,
-        "scores": subject.outputs,
+        "scores": subject.outputs, "stream": subject.place_name,
         "model": model_identity(subject.squeeze), "images": source.identity() if folder is not None else None,
         "subsets": list(subsets), "versions": versions(chosen), **(settings or {}),
     }  # fmt: skip
@@ -161,7 +167,7 @@ def run(
             loaded = load(source, chunks[number], names, subject.rank, report)
             if place == 0 and loaded[0]:
                 pictures = sum(len(chunks[n]) for n in left)
-                _estimate(subject, chosen, columns, loaded[0][0][1], pictures, steps, batch_size, speak)
+                _estimate(subject, chosen, columns, loaded[0][0], pictures, steps, batch_size, speak)
             store.add(
                 number, _chunk(subject, source, loaded, names, chosen, columns, steps=steps, size=batch_size, seed=seed)
             )
@@ -223,12 +229,10 @@ def _chunk(
     records: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}
     for all_indices, all_pictures, all_items in loaded[0]:
-        fast, at_once = paced(subject, all_pictures.to(subject.device), size)
-        for start in range(0, len(all_indices), at_once):
-            part = slice(start, start + at_once)
+        for one, part, at_once in parts(subject, all_pictures.to(subject.device), all_items, size):
             indices, items, pictures = all_indices[part], all_items[part], all_pictures[part].to(subject.device)
             measured = measure(
-                fast, pictures, methods, columns,
+                one, pictures, methods, columns,
                 truth=_truth(items, pictures) if source.truth else None,
                 target=torch.tensor([item.target for item in items]) if source.targets else None,
                 seeds=[picture_seed(seed, index) for index in indices], steps=steps, batch_size=at_once,
@@ -269,16 +273,17 @@ def _estimate(
     subject: Subject,
     methods: Sequence[MapMethod],
     columns: Sequence[Column],
-    pictures: Tensor,
+    group: Group,
     count: int,
     steps: int,
     batch_size: int,
     say: Callable[[str], None],
 ) -> None:
     """Say about how long it takes, from the time of a pass, where that is long."""
+    _, pictures, items = group
     shape = tuple(pictures.shape[1:])
-    subject, at_once = paced(subject, pictures.to(subject.device), batch_size)
-    one = pictures[:at_once].to(subject.device)
+    subject, part, _ = parts(subject, pictures.to(subject.device), items, batch_size)[0]
+    one = pictures[part].to(subject.device)
     subject.predict(one)
     started = time.perf_counter()
     subject.predict(one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,12 +17,17 @@ from squeezecam.misfed import named
 
 @dataclass(frozen=True)
 class Item:
-    """One picture or clip: ``(C, *S)`` as the model takes it, and where its object is, if that is known."""
+    """One picture or clip: ``(C, *S)`` as the model takes it, and where its object is, if that is known.
+
+    ``make_inputs`` makes what the model takes of pictures in the place of this one, where other inputs of its own
+    belong to it.
+    """
 
     picture: Tensor
     boxes: Tensor | None = None
     mask: Tensor | None = None
     target: int | None = None
+    make_inputs: Callable[[Tensor], Any] | None = None
 
 
 class Source(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.canvas import one_stream
 from squeezecam.errors import MODEL_FAILED, InputError
 from squeezecam.links import score_kind
 from squeezecam.metrics.predict import Outputs
 from squeezecam.misfed import named
 from squeezecam.module import Squeeze
+from squeezecam.peers import MapMethod
 from squeezecam.tap import evaluating
+from squeezecam.targets import score_rows
 
 SAMPLED = 64
 """Values of a picture that are compared before all of them are."""
@@ -41,12 +44,15 @@ def check_squeeze(squeeze: Any, call: str) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A squeeze, the output that is meant, and how a batch of pictures becomes what the model takes."""
+    """A squeeze, the output that is meant, and how a batch of pictures becomes what the model takes; of several maps
+    the one that is meant.
+    """
 
     squeeze: Squeeze
     output: str
     make_inputs: Callable[[Tensor], Any] = as_is
     scores: Outputs | None = None
+    stream: str | None = None
 
     @property
     def outputs(self) -> Outputs:
@@ -56,7 +62,12 @@ class Subject:
     @property
     def rank(self) -> int:
         """Axes of the map: 2 of a picture, 3 where there are frames or slices."""
-        return len(next(iter(self.squeeze.places.values())).grid)
+        return len(self.squeeze.places[self.place_name].grid)
+
+    @property
+    def place_name(self) -> str:
+        """Name of the map that is meant, or the error that says that there are several."""
+        return one_stream(self.squeeze, self.stream)
 
     @property
     def device(self) -> torch.device:
@@ -66,12 +77,29 @@ class Subject:
     def check_pictures(self, images: Any) -> None:
         """Raise where ``images`` are the inputs of a call, of a model of several, and not pictures."""
         inputs = list(images.values()) if isinstance(images, dict) else images
-        is_call = isinstance(inputs, (tuple, list)) and all(
-            (isinstance(one, Tensor) and one.ndim != self.rank + 1) or isinstance(one, (tuple, list, dict))
-            for one in inputs
-        )
-        if self._asks_for_more and is_call:
-            raise InputError(f"expected pictures, one after the other, and got the inputs of a call: {self._how}")
+        if isinstance(images, Tensor):
+            neither = images.ndim != self.rank + 2
+        else:
+            neither = isinstance(inputs, (tuple, list)) and all(
+                (isinstance(one, Tensor) and one.ndim != self.rank + 1) or isinstance(one, (tuple, list, dict))
+                for one in inputs
+            )
+        if self._asks_for_more and neither:
+            raise InputError(f"expected pictures, or the inputs of a call, and got neither: {self._how}")
+
+    def holds_calls(self, images: Any) -> bool:
+        """Whether ``images`` are what a model of several inputs takes, or a list of such batches."""
+        return self._asks_for_more and (self._is_call(images) or self.holds_batches(images))
+
+    def holds_batches(self, images: Any) -> bool:
+        """Whether ``images`` is a list of what the model takes."""
+        return isinstance(images, (tuple, list)) and bool(images) and all(self._is_call(batch) for batch in images)
+
+    def _is_call(self, inputs: Any) -> bool:
+        if isinstance(inputs, Tensor):
+            return False
+        axes = [tensor.ndim for _, tensor in tree.leaves(tree.as_call(inputs))]
+        return axes == [len(shape) for shape, _ in self.squeeze.example_leaves.values()]
 
     @property
     def _asks_for_more(self) -> bool:
@@ -79,19 +107,21 @@ class Subject:
 
     @property
     def _how(self) -> str:
-        if len(self.squeeze.places) > 1:
-            return (
-                f"the model has maps of {', '.join(self.squeeze.places)}, and what is measured here is one map of one "
-                "picture; squeeze.explain shows them all"
-            )
+        axes = ", ".join(str(len(shape)) for shape, _ in self.squeeze.example_leaves.values())
         return (
-            f"the model was attached with {len(self.squeeze.example_leaves)} inputs, and what is measured here changes "
-            "one picture: pass make_inputs=, which makes the model's inputs of a batch of pictures and holds the rest "
-            "fixed; squeeze.explain takes all inputs as they are"
+            f"the model was attached with {len(self.squeeze.example_leaves)} inputs of {axes} axes: pass these, of all "
+            "samples, or a list of such batches; or pass pictures alone and make_inputs=, which makes the model's "
+            "inputs of a batch of them"
         )
 
+    def maps(self, method: MapMethod, pictures: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Maps ``(N, *S)`` of ``method`` for pictures ``(N, C, *S)`` and classes ``(N,)``."""
+        which = self.stream if len(self.squeeze.places) > 1 else None
+        inputs = self.make_inputs(pictures)
+        return method(self.squeeze, inputs, target, output=self.output, seeds=seeds, stream=which)
+
     def predict(self, pictures: Tensor) -> Tensor:
-        """Scores ``(N, K)``, with gates in the path only in ``gate`` mode."""
+        """Scores ``(N, K)``, of scores for every frame their mean, with gates in the path only in ``gate`` mode."""
         args, kwargs = tree.as_call(self.make_inputs(pictures))
         with torch.no_grad(), evaluating(self.squeeze):
             try:
@@ -101,11 +131,12 @@ class Subject:
                 hint = f"; {self._how}" if self._asks_for_more else ""
                 shape = tuple(pictures.shape)
                 raise InputError(f"the model failed on pictures of shape {shape}: {line}{hint}") from error
-        if values.ndim > 2:
+        if values.ndim > 3:
             raise InputError(
-                f"output '{self.output}' has shape {tuple(values.shape)}, expected one row of classes a picture"
+                f"output '{self.output}' has shape {tuple(values.shape)}, expected one row of classes a picture, or "
+                "one for every frame"
             )
-        return values[:, None] if values.ndim == 1 else values
+        return score_rows(values)
 
 
 class Remembering:

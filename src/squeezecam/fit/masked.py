@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
-from squeezecam.fit.pictures import Call, Pictures
+from squeezecam.fit.pictures import Pictures
 from squeezecam.fit.varying import varied as changed
 from squeezecam.metrics.normalise import min_max
 
@@ -39,7 +39,7 @@ class Seen:
     explained, its probability.
     """
 
-    call: Call
+    call: tree.Call
     given: Tensor
     values: Tensor
     features: Tensor

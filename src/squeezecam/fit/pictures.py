@@ -16,8 +16,6 @@ from squeezecam.focus import speaking_for
 from squeezecam.misfed import in_a_fit, named
 from squeezecam.module import Squeeze
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 def counted(batches: Iterable[Any], hold_out: float, what: str) -> tuple[int, int]:
     """How many batches there are, and how many of them are held out.
@@ -91,7 +89,7 @@ class Pictures:
             return
         self.layout = torch.channels_last
 
-    def call(self, batch: Any) -> tuple[Call, Tensor]:
+    def call(self, batch: Any) -> tuple[tree.Call, Tensor]:
         """The model's arguments, and the pictures among them, ``(N, C, H, W)``."""
         given, _ = split(batch, self.squeeze.positional, self.pick, None)
         device = next(self.squeeze.parameters()).device
@@ -107,7 +105,7 @@ class Pictures:
             )
         return call, pictures
 
-    def seen(self, call: Call) -> tuple[Tensor, Tensor, Tensor | None]:
+    def seen(self, call: tree.Call) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values ``(N, K)`` of the output; features, and finer ones where they are read, both without gradients."""
         result, captures = self.squeeze.capture(call[0] or call[1])
         capture = next(iter(captures.values()))
@@ -122,7 +120,7 @@ class Pictures:
         finer = None if capture.finer is None else heatmap.at_least_float32(capture.finer)
         return values.float(), features, finer
 
-    def speaking(self, call: Call, pictures: Tensor, target: Tensor) -> Tensor:
+    def speaking(self, call: tree.Call, pictures: Tensor, target: Tensor) -> Tensor:
         """What speaks for the classes ``target (N,)`` in other pictures of the same call, ``(N, H', W')``."""
         laid = pictures.contiguous(memory_format=self.layout)
         _, features, _ = self.seen(tree.replace(call, self.path, laid))

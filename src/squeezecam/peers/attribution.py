@@ -11,7 +11,7 @@ from torch import Tensor
 
 from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
-from squeezecam.peers.front import fronted
+from squeezecam.peers.front import fronted, sample_by_sample
 from squeezecam.peers.method import MapMethod
 
 PACKAGE = "captum"
@@ -34,10 +34,11 @@ def occlusion(
     *,
     output: str | None = None,
     seeds: Sequence[int] | None = None,
+    stream: str | None = None,
 ) -> Tensor:
     """Drop of the class score while a window is covered with 0 (in the units of the inputs), where it drops."""
     attr = require("captum.attr", "peers")
-    with fronted(squeeze, inputs, output) as (front, pictures), torch.no_grad():
+    with fronted(squeeze, inputs, output, stream) as (front, pictures), torch.no_grad():
         wanted = front(pictures).argmax(1) if target is None else target.to(pictures.device)
         sides, strides = window(*pictures.shape[2:])
         channels = pictures.shape[1]
@@ -59,10 +60,11 @@ def integrated_gradients(
     *,
     output: str | None = None,
     seeds: Sequence[int] | None = None,
+    stream: str | None = None,
 ) -> Tensor:
     """Integrated gradients from a picture of zeros, summed over the channels, the positive part."""
     attr = require("captum.attr", "peers")
-    with fronted(squeeze, inputs, output) as (front, pictures):
+    with fronted(squeeze, inputs, output, stream) as (front, pictures):
         with torch.no_grad():
             wanted = front(pictures).argmax(1) if target is None else target.to(pictures.device)
         found = attr.IntegratedGradients(front).attribute(
@@ -91,11 +93,11 @@ def methods() -> list[MapMethod]:
     """Both of them."""
     return [
         MapMethod(
-            "occlusion", "occlusion", "peer", occlusion, _occlusion_cost, True, PACKAGE,
+            "occlusion", "occlusion", "peer", sample_by_sample(occlusion), _occlusion_cost, True, PACKAGE,
             "Zeiler and Fergus, ECCV 2014, arXiv 1311.2901",
         ),
         MapMethod(
-            "integrated-gradients", "integrated gradients", "peer", integrated_gradients,
+            "integrated-gradients", "integrated gradients", "peer", sample_by_sample(integrated_gradients),
             lambda squeeze, shape: 3.0 * IG_STEPS, True, PACKAGE, "Sundararajan et al., ICML 2017, arXiv 1703.01365",
         ),
     ]  # fmt: skip

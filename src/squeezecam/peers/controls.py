@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree
+from squeezecam.canvas import one_stream
+from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
-from squeezecam.methods import METHODS
+from squeezecam.methods import METHODS, options_of
 from squeezecam.metrics.controls import all_channel_mean, centred_gaussian, random_channels, random_map
 from squeezecam.module import Squeeze
 from squeezecam.peers.method import MapMethod, Run
@@ -22,7 +24,8 @@ _Native = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def own(name: str) -> Run:
-    """A method of :func:`squeezecam.explanation.explain`."""
+    """A map of :func:`squeezecam.explanation.explain`."""
+    options: dict[str, Any] = dict(options_of(name))
 
     def run(
         squeeze: Squeeze,
@@ -31,11 +34,11 @@ def own(name: str) -> Run:
         *,
         output: str | None = None,
         seeds: Sequence[int] | None = None,
+        stream: str | None = None,
     ) -> Tensor:
-        found = squeeze.explain(inputs, method=name, target=target, output=output).heatmap
-        if isinstance(found, dict):
-            raise InputError(f"comparisons are of one map, and this model has one of each of {', '.join(found)}")
-        maps: Tensor = found
+        which = one_stream(squeeze, stream)
+        found = squeeze.explain(inputs, target=target, output=output, **options).heatmap
+        maps: Tensor = found[which] if isinstance(found, dict) else found
         return maps
 
     return run
@@ -51,15 +54,14 @@ def _on_features(native: _Native) -> Run:
         *,
         output: str | None = None,
         seeds: Sequence[int] | None = None,
+        stream: str | None = None,
     ) -> Tensor:
+        which = one_stream(squeeze, stream)
         with torch.no_grad(), evaluating(squeeze):
             _, captures = squeeze.capture(inputs)
-        (stream, seen), *others = captures.items()
-        if others:
-            raise InputError(f"controls are for one map, and this model has one of each of {', '.join(captures)}")
-        features = seen.features.relu() if squeeze.signed[stream] else seen.features
+        features = captures[which].features.relu() if squeeze.signed[which] else captures[which].features
         maps = native(features, _seeds(seeds, len(features)))
-        return heatmap.upsample(maps, _size(squeeze, inputs)).clamp_min(0)
+        return heatmap.upsample(maps, _size(squeeze, inputs, which)).clamp_min(0)
 
     return run
 
@@ -71,11 +73,13 @@ def _without_model(
     *,
     output: str | None = None,
     seeds: Sequence[int] | None = None,
+    stream: str | None = None,
 ) -> Tensor:
     count, device = _batch(inputs)
-    grid = next(iter(squeeze.places.values())).grid
+    which = one_stream(squeeze, stream)
+    grid = squeeze.places[which].grid
     maps = torch.cat([random_map(1, grid, _generator(seed)) for seed in _seeds(seeds, count)])
-    return heatmap.upsample(maps.to(device), _size(squeeze, inputs)).clamp_min(0)
+    return heatmap.upsample(maps.to(device), _size(squeeze, inputs, which)).clamp_min(0)
 
 
 def _gaussian(
@@ -85,9 +89,10 @@ def _gaussian(
     *,
     output: str | None = None,
     seeds: Sequence[int] | None = None,
+    stream: str | None = None,
 ) -> Tensor:
     count, device = _batch(inputs)
-    return centred_gaussian(count, *_size(squeeze, inputs), device=device)
+    return centred_gaussian(count, *_size(squeeze, inputs, one_stream(squeeze, stream)), device=device)
 
 
 def _random_channels(features: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -109,9 +114,9 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
     return tree.batch_size(*call), tree.leaves(call)[0][1].device
 
 
-def _size(squeeze: Squeeze, inputs: Any) -> tuple[int, ...]:
-    stream, place = next(iter(squeeze.places.items()))
-    return input_size(place, squeeze.input_paths[stream], tree.as_call(inputs), squeeze.frames_first[stream])
+def _size(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[int, ...]:
+    place, path = squeeze.places[stream], squeeze.input_paths[stream]
+    return input_size(place, path, tree.as_call(inputs), squeeze.frames_first[stream])
 
 
 def methods() -> list[MapMethod]:
@@ -119,6 +124,7 @@ def methods() -> list[MapMethod]:
     mean: _Native = lambda features, seeds: all_channel_mean(features)  # noqa: E731
     return [
         *(MapMethod(name, name, "own", own(name), lambda squeeze, shape: 1.0) for name in METHODS),
+        MapMethod(CHANGE, f"published, {CHANGE}", "own", own(CHANGE), lambda squeeze, shape: 1.0),
         MapMethod("all-channel-mean", "all-channel mean", "control", _on_features(mean), lambda squeeze, shape: 1.0),
         MapMethod(
             "random-channels",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
+from squeezecam.canvas import check_floating, input_under, one_stream
 from squeezecam.errors import InputError
 from squeezecam.fit.runner import HeadRunner
 from squeezecam.layout import Layout
 from squeezecam.module import Squeeze
+from squeezecam.peers.method import Run
 from squeezecam.tap import Handler, evaluating, tapped
+from squeezecam.targets import score_rows
 
 
 class Front(nn.Module):
@@ -27,28 +30,32 @@ class Front(nn.Module):
 
     Args:
         squeeze: the attached model, in the mode it is in (``gate``: the map before the gates).
-        inputs: what the model takes, with exactly one tensor in it, the pictures.
+        inputs: what the model takes; of one sample, where there are inputs beside the pictures.
         output: name of the output.
+        stream: of which of several maps.
 
     Raises:
-        InputError: not one tensor of pictures or clips, or not one map with as many axes.
+        InputError: no map with height and width (and frames), or one that does not lie on the points of an input.
 
     """
 
-    def __init__(self, squeeze: Squeeze, inputs: Any, output: str | None = None) -> None:
+    def __init__(self, squeeze: Squeeze, inputs: Any, output: str | None = None, stream: str | None = None) -> None:
         super().__init__()
         self.tap: nn.Module = nn.Identity()
         self.squeeze = squeeze
         self.output = squeeze.output_name(output)
-        self.call = tree.as_call(inputs)
-        ranks = [len(place.grid) for place in squeeze.places.values()]
-        self.path, self.pictures = picture_of(inputs, ranks[0])
-        if len(ranks) != 1 or ranks[0] not in (2, 3):
+        self.stream = one_stream(squeeze, stream)
+        self.place = squeeze.places[self.stream]
+        if len(self.place.grid) not in (2, 3):
             raise InputError(
-                "other libraries' methods are for one map with height and width per picture, or frames too per clip; "
-                "this model has " + "; ".join(place.describe() for place in squeeze.places.values())
+                "other libraries' methods are for a map with height and width per picture, or frames too per clip; "
+                f"this is {self.place.describe()}"
             )
-        (self.stream, self.place), *_ = squeeze.places.items()
+        self.call = tree.as_call(inputs)
+        self.path, self.given, self.canvas = input_under(squeeze, inputs, self.stream)
+        check_floating(self.given)
+        self.pictures = self.canvas.pictures(self.given)
+        self.beside = [path for path, _ in tree.leaves(self.call) if path != self.path]
         self.runner: HeadRunner | None = None
         self.dtype = torch.float32
 
@@ -56,21 +63,27 @@ class Front(nn.Module):
         """Scores ``(N, K)``; a single value per sample becomes ``(N, 1)``."""
         if self.runner is not None and not isinstance(self.tap, nn.Identity):
             return self._head_only()
-        args, kwargs = tree.replace(self.call, self.path, self._laid_out(pictures))
+        args, kwargs = tree.replace(self._with_all(len(pictures)), self.path, self._laid_out(pictures))
         with tapped(self.squeeze.model, {self.stream: self.place}, {self.stream: self._handle}):
             return self._scores(self.squeeze(*args, **kwargs))
+
+    def _with_all(self, count: int) -> tree.Call:
+        """The call with what stands beside the picture for each of ``count`` changed ones."""
+        if not self.beside or count == len(self.given):
+            return self.call
+        return tree.repeated(self.call, self.beside, count)
 
     def _laid_out(self, pictures: Tensor) -> Tensor:
         """As the caller's pictures are and lie in memory: libraries make perturbed ones anew, in float32 and channels
         first.
         """
-        last, pictures = torch.channels_last, pictures.to(self.pictures.dtype)
-        wanted = self.pictures.is_contiguous(memory_format=last) and not self.pictures.is_contiguous()
-        return pictures.contiguous(memory_format=last) if wanted else pictures
+        last, given = torch.channels_last, self.canvas.input(pictures.to(self.given.dtype))
+        wanted = given.ndim == 4 and self.given.is_contiguous(memory_format=last) and not self.given.is_contiguous()
+        return given.contiguous(memory_format=last) if wanted else given
 
     def skip_trunk(self) -> None:
         """Once ``tap`` is replaced by a layer that makes the map itself, run only what follows, if that is the same."""
-        if self.squeeze.apply_mode != "observe" or _extra(self.place.layout):
+        if self.squeeze.apply_mode != "observe" or _extra(self.place.layout) or len(self.squeeze.places) > 1:
             return
         seen: list[Tensor] = []
         args, kwargs = self.call
@@ -85,11 +98,11 @@ class Front(nn.Module):
         assert self.runner is not None
         features = self.tap(None)
         raw = {self.stream: self.place.layout.pack(features).to(self.dtype)}
-        return self._scores(self.runner.run(raw, len(features)))
+        beside = self.runner.rows(torch.zeros(len(features), dtype=torch.long)) if self.beside else None
+        return self._scores(self.runner.run(raw, len(features), beside))
 
     def _scores(self, result: Any) -> Tensor:
-        values = self.squeeze.select(result, self.output)
-        return values[:, None] if values.ndim == 1 else values
+        return score_rows(self.squeeze.select(result, self.output))
 
     def _handle(self, tensor: Tensor) -> Tensor:
         layout = self.place.layout
@@ -101,22 +114,44 @@ class Front(nn.Module):
         return repacked(layout, tensor, self.tap(features).clone())
 
 
-def picture_of(inputs: Any, rank: int = 2) -> tuple[tree.Path, Tensor]:
-    """Where the pictures ``(N, C, H, W)`` (clips, where the map has 3 axes) are in ``(args, kwargs)``, and these."""
-    found = tree.leaves(tree.as_call(inputs))
-    if len(found) != 1 or found[0][1].ndim != rank + 2 or not found[0][1].is_floating_point():
-        shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in found) or "no tensor"
-        form = "pictures (N, C, H, W)" if rank == 2 else "clips (N, C, T, H, W)"
-        raise InputError(f"other libraries' methods take one tensor of {form}; the model takes {shapes}")
-    return found[0]
+def sample_by_sample(run: Run) -> Run:
+    """``run``, with one sample at a time where the model takes more than the picture.
+
+    A library makes many changed pictures of one; what is beside it is then that of the one sample.
+    """
+
+    def each(
+        squeeze: Squeeze,
+        inputs: Any,
+        target: Tensor | None,
+        *,
+        output: str | None = None,
+        seeds: Sequence[int] | None = None,
+        stream: str | None = None,
+    ) -> Tensor:
+        which: dict[str, Any] = {"output": output, "stream": stream}
+        call = tree.as_call(inputs)
+        if len(tree.leaves(call)) < 2:
+            return run(squeeze, inputs, target, seeds=seeds, **which)
+        count = tree.batch_size(*call)
+        return torch.cat(
+            [
+                run(squeeze, tree.sample(inputs, i, count), None if target is None else target[i : i + 1], **which)
+                for i in range(count)
+            ]
+        )
+
+    return each
 
 
 @contextlib.contextmanager
-def fronted(squeeze: Squeeze, inputs: Any, output: str | None) -> Iterator[tuple[Front, Tensor]]:
+def fronted(
+    squeeze: Squeeze, inputs: Any, output: str | None, stream: str | None = None
+) -> Iterator[tuple[Front, Tensor]]:
     """A :class:`Front` and its pictures, gradients allowed; the model's flags and ``.grad`` are put back afterwards."""
     gradients = [(p, p.grad) for p in squeeze.parameters()]
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(squeeze):
-        front = Front(squeeze, inputs, output)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(squeeze), _recurrent_gradients(squeeze):
+        front = Front(squeeze, inputs, output, stream)
         pictures = front.pictures.detach().clone()
         front.eval()
         try:
@@ -124,6 +159,12 @@ def fronted(squeeze: Squeeze, inputs: Any, output: str | None) -> Iterator[tuple
         finally:
             for parameter, gradient in gradients:
                 parameter.grad = gradient
+
+
+def _recurrent_gradients(squeeze: Squeeze) -> contextlib.AbstractContextManager[Any]:
+    """A recurrent layer on a GPU gives no gradient in evaluation mode unless cuDNN is left out."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in squeeze.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
 
 
 def _extra(layout: Layout) -> bool:

@@ -14,7 +14,7 @@ from squeezecam.errors import InputError
 from squeezecam.models.torchvision_guard import require
 from squeezecam.module import Squeeze
 from squeezecam.pacing import at_once
-from squeezecam.peers.front import Front, fronted
+from squeezecam.peers.front import Front, fronted, sample_by_sample
 from squeezecam.peers.method import MapMethod, Run
 
 PACKAGE = "pytorch_grad_cam"
@@ -41,10 +41,11 @@ def cam(kind: str, *, per_channel: bool = False) -> Run:
         *,
         output: str | None = None,
         seeds: Sequence[int] | None = None,
+        stream: str | None = None,
     ) -> Tensor:
         library = require(PACKAGE, "peers")
         targets = require(f"{PACKAGE}.utils.model_targets", "peers")
-        with fronted(squeeze, inputs, output) as (front, pictures):
+        with fronted(squeeze, inputs, output, stream) as (front, pictures):
             if per_channel and pictures.ndim != 4:
                 shape = tuple(pictures.shape)
                 raise InputError(
@@ -65,7 +66,7 @@ def cam(kind: str, *, per_channel: bool = False) -> Run:
             ]
         return torch.cat(parts)
 
-    return run
+    return sample_by_sample(run)
 
 
 def _maps(make: Any, front: Front, pictures: Tensor, targets: list[Any], kind: str) -> Tensor:

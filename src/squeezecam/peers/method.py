@@ -26,7 +26,10 @@ class Run(Protocol):
         output: str | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Raw maps ``(N, *S)`` of the input's size; ``seeds``: one per sample, for what is random."""
+        """Raw maps ``(N, *S)`` of the input's size; ``seeds``: one per sample, for what is random.
+
+        Of a model with several maps it is also told ``stream=``, the name of the one that is meant.
+        """
         ...
 
 
@@ -73,6 +76,11 @@ class MapMethod:
         *,
         output: str | None = None,
         seeds: Sequence[int] | None = None,
+        stream: str | None = None,
     ) -> Tensor:
-        """Raw maps ``(N, *S)`` of what ``squeeze`` does with ``inputs``, for the classes ``target (N,)``."""
-        return self.run(squeeze, inputs, target, output=output, seeds=seeds)
+        """Raw maps ``(N, *S)`` of what ``squeeze`` does with ``inputs``, for the classes ``target (N,)``.
+
+        ``stream`` names one of several maps; methods for models with one map need not know of it.
+        """
+        which: dict[str, Any] = {} if stream is None else {"stream": stream}
+        return self.run(squeeze, inputs, target, output=output, seeds=seeds, **which)

@@ -11,12 +11,10 @@ from squeezecam import tree
 from squeezecam.fit.batches import Pick, split
 from squeezecam.module import Squeeze
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 def call_and_labels(
     module: nn.Module, batch: Any, inputs: Pick | None, labels: Pick | None, device: torch.device
-) -> tuple[Call, Any]:
+) -> tuple[tree.Call, Any]:
     """``((args, kwargs), labels)`` of a batch, on ``device``.
 
     Understood without help: a tensor; ``(x, y)``; a tuple of several inputs with the labels at its end; a dict with
@@ -34,7 +32,7 @@ def call_and_labels(
     return tree.as_call(tree.to_device(given, device)), tree.to_device(found, device)
 
 
-def samples(call: Call, labels: Any) -> int:
+def samples(call: tree.Call, labels: Any) -> int:
     """How many samples a batch has: the length of the first tensor of the call."""
     args, kwargs = call
     return int(tree.batch_size(args, kwargs)) if tree.leaves((args, kwargs)) else _length(labels)

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from squeezecam import processes
+from squeezecam import processes, tree
 from squeezecam.errors import FitError, InputError
 from squeezecam.module import Squeeze
 from squeezecam.randomness import derive, seed_all, seeded
 from squeezecam.tap import evaluating
 from squeezecam.training import checkpoint
 from squeezecam.training.accelerating import accelerating
-from squeezecam.training.batches import Call
 from squeezecam.training.gates import watch
 from squeezecam.training.report import Epoch
 
@@ -174,7 +173,9 @@ class Run:
 
     # --- steps --------------------------------------------------------------------------------------
 
-    def step(self, calls: list[tuple[Call, Any, int]], loss: Callable[[Any, Any], Tensor], clip: float | None) -> None:
+    def step(
+        self, calls: list[tuple[tree.Call, Any, int]], loss: Callable[[Any, Any], Tensor], clip: float | None
+    ) -> None:
         """One step of the optimiser on the mean loss over all samples of all processes."""
         if self.model is None:  # wrapped late, so that what a checkpoint brought is what is wrapped
             self.optimiser: Any = self.accelerator.prepare_optimizer(self.plain_optimiser)
@@ -218,7 +219,7 @@ class Run:
         self,
         validate: Callable[[nn.Module], float | dict[str, float]] | None,
         schedule: str | None,
-        last: Call | None,
+        last: tree.Call | None,
         began: float,
         folder: Path | None,
     ) -> None:
@@ -290,6 +291,6 @@ class Run:
 _NOT_FINITE = "the loss is not a number any more: lower the learning rate, clip the gradient (clip=1.0), check the data"
 
 
-def _inputs(call: Call) -> Any:
+def _inputs(call: tree.Call) -> Any:
     args, kwargs = call
     return kwargs if kwargs else args

@@ -55,6 +55,12 @@ def frame_strip(
     return contact_sheet(tiles, columns=len(tiles), title=title, scale=scale)
 
 
+def gray_rows(sound: Any) -> Any:
+    """Rows of a spectrogram ``(F, T)``, each scaled to [0, 1] by itself: frequencies differ in loudness by orders."""
+    low, high = np.quantile(sound, (0.02, 0.98), axis=1, keepdims=True)
+    return np.clip((sound - low) / np.maximum(high - low, 1e-12), 0, 1)
+
+
 def spectrogram(values: Any, heatmap: Any, *, title: str = "", footer: str = "", height: int = 240) -> Image.Image:
     """A spectrogram (or cepstral coefficients) in gray, lowest frequency at the bottom, with its map over it.
 
@@ -66,8 +72,7 @@ def spectrogram(values: Any, heatmap: Any, *, title: str = "", footer: str = "",
 
     """
     sound = as_map(values)
-    low, high = np.quantile(sound, (0.02, 0.98), axis=1, keepdims=True)
-    gray = np.clip((sound - low) / np.maximum(high - low, 1e-12), 0, 1)[::-1]
+    gray = gray_rows(sound)[::-1]
     width = int(np.clip(4 * sound.shape[1], height, 1200))
     words = f"sound · {number_of(sound.shape[0], 'row')}, {number_of(sound.shape[1], 'time step')}"
     picture = Image.fromarray((gray * 255).round().astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)

@@ -1,0 +1,121 @@
+"""Samples of a model that takes more than a picture: one of its inputs is what is measured on, the others are held."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from squeezecam import tree
+from squeezecam.canvas import Canvas, check_floating, input_under
+from squeezecam.evaluation.pace import paced
+from squeezecam.evaluation.source import Given, Item
+from squeezecam.evaluation.subject import Subject
+from squeezecam.pacing import at_once
+
+
+@dataclass(frozen=True)
+class Held:
+    """``make_inputs`` of one sample: pictures in the place of one input, the others as they are, once for each."""
+
+    call: tree.Call
+    path: tree.Path
+    canvas: Canvas
+
+    def __call__(self, pictures: Tensor) -> Any:
+        """What the model takes, with ``pictures (N, C, *S)`` in it."""
+        beside = [path for path, _ in tree.leaves(self.call) if path != self.path]
+        call = tree.repeated(self.call, beside, len(pictures))
+        for path in beside:
+            call = tree.replace(call, path, tree.get(call, path).to(pictures.device))
+        args, kwargs = tree.replace(call, self.path, self.canvas.input(pictures))
+        return args if args else kwargs
+
+
+class Samples(Sequence[Tensor]):
+    """Pictures ``(C, *S)``: what the map of a stream lies on, sample by sample.
+
+    Args:
+        subject: says which model and which stream.
+        inputs: what the model takes, or a list of such batches, whose pictures may differ in size.
+
+    Raises:
+        InputError: inputs that the map of the stream does not lie on, or whole numbers.
+
+    """
+
+    def __init__(self, subject: Subject, inputs: Any) -> None:
+        self.samples: list[Held] = []
+        for batch in inputs if subject.holds_batches(inputs) else [inputs]:
+            _, given, _ = input_under(subject.squeeze, batch, subject.place_name)
+            check_floating(given)
+            for index in range(len(given)):
+                one = tree.sample(batch, index, len(given))
+                path, _, canvas = input_under(subject.squeeze, one, subject.place_name)
+                self.samples.append(Held(tree.as_call(one), path, canvas))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        held = self.samples[index]
+        return held.canvas.pictures(tree.get(held.call, held.path))[0]
+
+
+@dataclass
+class Calls(Given):
+    """A :class:`~squeezecam.evaluation.source.Source` of :class:`Samples`."""
+
+    def load(self, index: int) -> Item:  # noqa: D102
+        return replace(super().load(index), make_inputs=self.images.samples[index])
+
+    def identity(self) -> object:  # noqa: D102
+        parts = hashlib.sha256(str(super().identity()).encode())
+        for held in self.images.samples:
+            for path, tensor in tree.leaves(held.call):
+                parts.update(str(path).encode() + tensor.detach().cpu().double().numpy().tobytes())
+        return parts.hexdigest()
+
+
+def source_of(subject: Subject, images: Any, **known: Any) -> Given:
+    """What is in memory as a source: pictures, or the inputs of a model that takes more than one.
+
+    Raises:
+        InputError: neither, or lengths that do not fit.
+
+    """
+    if subject.holds_calls(images):
+        return Calls(Samples(subject, images), **known)
+    subject.check_pictures(images)
+    return Given(images, **known)
+
+
+class Part(NamedTuple):
+    """Items that are measured together: what makes the model's inputs of them, which they are, and how many pictures
+    (changed ones of a single item, say) go through the model in one pass.
+    """
+
+    subject: Subject
+    items: slice
+    at_once: int
+
+
+def parts(subject: Subject, pictures: Tensor, items: Sequence[Item], size: int) -> list[Part]:
+    """Items with inputs of their own one by one; others as many at a time, at most ``size``, and laid out, as is fast.
+
+    ``pictures (N, C, *S)`` are those of the items.
+    """
+    if all(item.make_inputs is None for item in items):
+        fast, count = paced(subject, pictures, size)
+        return [Part(fast, slice(start, start + count), count) for start in range(0, len(items), count)]
+    return [
+        Part(
+            replace(subject, make_inputs=item.make_inputs or subject.make_inputs),
+            slice(i, i + 1),
+            at_once(pictures, size),
+        )
+        for i, item in enumerate(items)
+    ]
