@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from squeezecam.data.images import ImageSource, find_images
 from squeezecam.errors import InputError, SqueezeWarning
 from squeezecam.video.reading import frame_times, read_frames, read_from
 from test_cli import Run, run
-from test_clip_models import CONVOLUTIONS
+from test_clip_models import CONVOLUTIONS, RECURRENT
 
 __all__ = ["run"]
 
@@ -187,6 +188,21 @@ def test_fit_and_evaluate_on_clips(tmp_path: Path, clip_model: str, run: Run) ->
     assert "6 images" in shown.out
     lines = (tmp_path / "out" / "evaluation.csv").read_text()
     assert {"published", "class", "all-channel-mean"} <= {line.split(",")[1] for line in lines.splitlines()}
+
+
+@pytest.mark.parametrize("source", [CONVOLUTIONS, RECURRENT])
+def test_methods_are_compared_on_windows_of_clips(tmp_path: Path, run: Run, source: str) -> None:
+    counting(tmp_path / "a.mp4", 24)
+    (tmp_path / "own.py").write_text(source)
+    model = f"{tmp_path / 'own.py'}:net"
+    shown = run("compare", "a.mp4", "--model", model, "--per-clip", 3, "--methods",
+                "contribution,published,all-channel-mean", "--out", "out", "--json")  # fmt: skip
+    assert shown.code == 0, shown.err
+    found = json.loads(shown.out)
+    assert [row["method"] for row in found["methods"]] == ["contribution", "published", "all-channel-mean"]
+    assert [row["file"].split(" at ")[1] for row in found["pictures"]] == ["0.00 s", "0.45 s", "0.90 s"]
+    with Image.open(tmp_path / "out" / "comparison.png") as sheet:
+        assert sheet.height > 3 * 168
 
 
 def test_pictures_stand_still_for_a_model_of_clips_and_that_is_said(tmp_path: Path, clip_model: str, run: Run) -> None:

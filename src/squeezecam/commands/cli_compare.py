@@ -36,6 +36,7 @@ def compare(
     labels: o.Labels = None,
     device: o.Device = "cpu",
     max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    per_clip: o.PerClip = o.PER_CLIP,
     seed: o.Seed = 0,
     as_json: o.AsJson = False,
 ) -> None:
@@ -48,7 +49,7 @@ def compare(
 
     if methods is not None:
         choose(methods)  # a name that does not exist is said before anything is loaded
-    sources = find_images(images, max_pixels=max_pixels)
+    sources = find_images(images, max_pixels=max_pixels, clips=True)
     keep_apart(out, sources, "compared")
     loaded, squeeze = o.open_squeeze(
         model, weights=weights, random=random, labels=labels, device=device, seed=seed, at=at, adapter=adapter,
@@ -56,6 +57,7 @@ def compare(
     )  # fmt: skip
     o.say_assumed(loaded)
     failures = failing()
+    sources = o.pieces(sources, loaded, per_clip, failures)
     with bar("comparing", len(sources)) as done:
         found = compare_pictures(
             loaded, squeeze, sources, out, methods, target=target, output=output, seed=seed,

@@ -57,7 +57,10 @@ def compare_pictures(
     failures: Failures,
     done: Callable[[int], None],
 ) -> Compared:
-    """Write ``comparison.png`` (``comparison_2.png``, ... where there are many pictures) and ``comparison.json``."""
+    """Write ``comparison.png`` (``comparison_2.png``, ... where there are many pictures) and ``comparison.json``.
+
+    Windows of clips are drawn from what the model takes, a few frames of each.
+    """
     import statistics
 
     result = Compared(output_folder(folder))
@@ -74,11 +77,12 @@ def compare_pictures(
                     line = other_count(loaded.labels, squeeze.output_name(output), classes_of(squeeze, inputs, output))
                     if line:
                         warnings.warn(line, SqueezeWarning, stacklevel=2)
-                seen = geometry.seen(one.picture.size)
-                compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
+                if not loaded.clip:
+                    seen = geometry.seen(one.picture.size)
+                    compared.maps = {name: seen.upright(maps) for name, maps in compared.maps.items()}
+                    pictures.append(one.picture)
+                    boxes.append(seen.box)
                 comparisons.append(compared)
-                pictures.append(one.picture)
-                boxes.append(seen.box)
                 label = _label(compared, loaded.labels, squeeze.output_name(output))
                 rows.append(f"{shortened(source.name, NAME)}\n{label}")
                 result.pictures.append({"file": source.label, "label": label, **_numbers(compared)})
@@ -88,7 +92,7 @@ def compare_pictures(
         found += comparisons
         whole = _joined(comparisons)
         sheet = whole.plot(
-            pictures, row_labels=rows, boxes=boxes, title=f"{loaded.name}: methods side by side",
+            pictures or None, row_labels=rows, boxes=boxes or None, title=f"{loaded.name}: methods side by side",
             notice="\n".join(loaded.cautions()),
         )  # fmt: skip
         number = start // ROWS + 1
