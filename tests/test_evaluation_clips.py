@@ -71,17 +71,21 @@ def test_figures_of_clips_are_those_of_the_metrics(size: tuple[int, ...]) -> Non
 
 
 def test_frames_before_channels_are_turned_round() -> None:
-    x, _ = clips(6, 12, 15)
+    x, masks = clips(6, 12, 15)
     squeeze = counting(x.transpose(1, 2), frames_first=True)
-    with pytest.raises(InputError, match=r"transpose\(1, 2\)"):
-        squeezecam.evaluate(squeeze, x.transpose(1, 2), "class", metrics="insertion", progress=False)
+    with pytest.raises(InputError, match=r"transpose\(1, 2\)"):  # of a list nothing is known beforehand
+        squeezecam.evaluate(squeeze, list(x.transpose(1, 2)), "class", metrics="insertion", progress=False)
     turned = squeezecam.evaluate(
         squeeze, x, "class", metrics="insertion,deletion", make_inputs=lambda c: c.transpose(1, 2), progress=False
     )
+    found_out = squeezecam.evaluate(
+        squeeze, x.transpose(1, 2), "class", metrics="insertion,deletion", masks=masks, progress=False
+    )
     plain = squeezecam.evaluate(counting(x), x, "class", metrics="insertion,deletion", progress=False)
     for column in ("insertion", "deletion"):
-        one, other = (found.figures()["class"][column].value.mean for found in (turned, plain))
+        one, two, other = (found.figures()["class"][column].value.mean for found in (turned, found_out, plain))
         assert one == pytest.approx(other, abs=1e-5)
+        assert two == one
 
 
 def test_what_only_pictures_have_is_left_out_or_told() -> None:

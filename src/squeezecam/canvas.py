@@ -34,15 +34,23 @@ class Canvas:
     axes: tuple[int, ...]
     channels: int | None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the input is such pictures as it is."""
+        return self._order == tuple(range(len(self._order))) and self.channels is not None
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        return (0, *self.axes) if self.channels is None else (0, self.channels, *self.axes)
+
     def pictures(self, given: Tensor) -> Tensor:
         """``(N, C, *S)`` of an input."""
-        if self.channels is None:
-            return given.permute(0, *self.axes)[:, None]
-        return given.permute(0, self.channels, *self.axes)
+        laid = given.permute(self._order)
+        return laid[:, None] if self.channels is None else laid
 
     def input(self, pictures: Tensor) -> Tensor:
         """The input that is read as ``pictures``."""
-        order = (0, *self.axes) if self.channels is None else (0, self.channels, *self.axes)
+        order = self._order
         laid = pictures[:, 0] if self.channels is None else pictures
         if order == tuple(range(len(order))):
             return laid  # as it lies in memory, channels last say

@@ -13,7 +13,7 @@ from squeezecam import tree
 from squeezecam.canvas import Canvas, check_floating, input_under
 from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.source import Given, Item
-from squeezecam.evaluation.subject import Subject
+from squeezecam.evaluation.subject import Subject, as_is
 from squeezecam.pacing import at_once
 
 
@@ -80,17 +80,23 @@ class Calls(Given):
         return parts.hexdigest()
 
 
-def source_of(subject: Subject, images: Any, **known: Any) -> Given:
+def source_of(subject: Subject, images: Any, **known: Any) -> tuple[Subject, Given]:
     """What is in memory as a source: pictures, or the inputs of a model that takes more than one.
+
+    With it comes the subject, which turns pictures round for a model that takes them otherwise than ``(N, C, *S)``.
 
     Raises:
         InputError: neither, or lengths that do not fit.
 
     """
     if subject.holds_calls(images):
-        return Calls(Samples(subject, images), **known)
+        return subject, Calls(Samples(subject, images), **known)
     subject.check_pictures(images)
-    return Given(images, **known)
+    if isinstance(images, Tensor) and len(images) and subject.make_inputs is as_is and subject.is_call(images):
+        read = input_under(subject.squeeze, images, subject.place_name)[2]
+        if not read.plain:
+            return replace(subject, make_inputs=read.input), Given(read.pictures(images), **known)
+    return subject, Given(images, **known)
 
 
 class Part(NamedTuple):

@@ -79,7 +79,7 @@ def randomise(
     """
     check_squeeze(squeeze, "randomise")
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs, stream=one_stream(squeeze, stream))
-    source = source_of(subject, images, target=target, named=names)
+    subject, source = source_of(subject, images, target=target, named=names)
     return run_randomise(
         subject, source, methods, stage_count=stage_count, batch_size=batch_size, sample=sample, seed=seed, out=out,
         progress=progress,

@@ -104,7 +104,7 @@ def evaluate(
     check_squeeze(squeeze, "evaluate")
     flags = subsets or {}
     subject = Subject(squeeze, squeeze.output_name(output), make_inputs, scores, one_stream(squeeze, stream))
-    source = source_of(subject, images, boxes=boxes, masks=masks, target=target, named=names, flags=flags)
+    subject, source = source_of(subject, images, boxes=boxes, masks=masks, target=target, named=names, flags=flags)
     return run(
         subject, source, methods, metrics, subsets=tuple(flags), steps=steps, batch_size=batch_size, sample=sample,
         seed=seed, out=out, progress=progress,

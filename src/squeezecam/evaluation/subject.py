@@ -89,15 +89,14 @@ class Subject:
 
     def holds_calls(self, images: Any) -> bool:
         """Whether ``images`` are what a model of several inputs takes, or a list of such batches."""
-        return self._asks_for_more and (self._is_call(images) or self.holds_batches(images))
+        return self._asks_for_more and (self.is_call(images) or self.holds_batches(images))
 
     def holds_batches(self, images: Any) -> bool:
         """Whether ``images`` is a list of what the model takes."""
-        return isinstance(images, (tuple, list)) and bool(images) and all(self._is_call(batch) for batch in images)
+        return isinstance(images, (tuple, list)) and bool(images) and all(self.is_call(batch) for batch in images)
 
-    def _is_call(self, inputs: Any) -> bool:
-        if isinstance(inputs, Tensor):
-            return False
+    def is_call(self, inputs: Any) -> bool:
+        """Whether ``inputs`` have the axes of the example, tensor by tensor."""
         axes = [tensor.ndim for _, tensor in tree.leaves(tree.as_call(inputs))]
         return axes == [len(shape) for shape, _ in self.squeeze.example_leaves.values()]
 
