@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from squeezecam import tree
 from squeezecam.attach import attach
 from squeezecam.errors import InputError, ModelError
+from squeezecam.models.classifier import give_classes
 from squeezecam.module import Apply, Squeeze
 from squeezecam.randomness import torch_seeded
 
@@ -74,31 +75,18 @@ class Network:
     def _with_outputs(self, model: nn.Module) -> nn.Module:
         if self.outputs is None:
             return model
-        squeeze = attach(model, tree.to_device(self.example, _device(model, self.device)), at=self.at)
-        squeeze.output_name(self.output)
-        name = squeeze.classifiers[squeeze.output_name(self.output)]
-        layer = model.get_submodule(name.rpartition(".")[0]) if name else None
-        if isinstance(layer, nn.Linear):
-            units = layer.out_features
-        elif isinstance(layer, nn.Conv2d):
-            units = layer.out_channels
-        else:
+        example = tree.to_device(self.example, _device(model, self.device))
+        squeeze = attach(model, example, at=self.at)
+        before = {id(p) for p in model.parameters()}
+        if not give_classes(squeeze, example, squeeze.output_name(self.output), self.outputs):
             raise ModelError(
                 f"the labels need {self.outputs} outputs, and the classification layer of {type(model).__name__} is "
                 "none that can be replaced: give a model with that many"
             )
-        if units == self.outputs:
-            return model
-        assert name is not None
-        parent, _, child = name.rpartition(".")[0].rpartition(".")
-        new: nn.Module
-        if isinstance(layer, nn.Linear):
-            new = nn.Linear(layer.in_features, self.outputs, layer.bias is not None)
-        else:
-            new = nn.Conv2d(layer.in_channels, self.outputs, layer.kernel_size, bias=layer.bias is not None)  # type: ignore[arg-type]
-        if self.offset is not None and self.outputs == 1 and isinstance(new.bias, nn.Parameter):
-            nn.init.constant_(new.bias, self.offset)
-        setattr(model.get_submodule(parent), child, new.to(next(layer.parameters())))
+        if self.offset is not None and self.outputs == 1:
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias") and id(parameter) not in before:
+                    nn.init.constant_(parameter, self.offset)
         return model
 
 
