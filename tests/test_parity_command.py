@@ -105,6 +105,46 @@ def test_what_is_missing_is_one_clear_line(
     assert "unknown augmentation 'spin'" in capsys.readouterr().err
 
 
+UNTRAINABLE = (
+    FACTORY
+    + """
+class Auxiliary(Net):
+    def forward(self, x):
+        found = super().forward(x)
+        return (found, found) if self.training else found
+
+def half(): return Net(2).half(), pixels
+def frozen(): return Net(2).requires_grad_(False), pixels
+def auxiliary(): return Auxiliary(2), pixels
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("half", "has weights in float16, which are too coarse to be trained"),
+        ("frozen", "wants a gradient, so that there is nothing to train"),
+        ("auxiliary", "auxiliary"),
+    ],
+)
+@pytest.mark.parametrize("command", ["parity", "train"])
+def test_a_model_that_cannot_be_trained_as_it_is_gets_the_reason(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    factory: str,
+    said: str,
+) -> None:
+    (folder / "nets.py").write_text(UNTRAINABLE)
+    arguments = ("--model", f"{folder}/nets.py:{factory}", "--data", folder / "data", "--out", folder / "out")
+    assert run(monkeypatch, command, *arguments, "--epochs", 1) == 1
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "unexpected" not in shown
+
+
 def test_a_folder_with_train_and_val_is_no_set_of_two_classes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from squeezecam import tree
 from squeezecam.anatomy import Candidate, Place
 from squeezecam.block import IDENTITY_GATE, SEBlock
 from squeezecam.calls import Calls
-from squeezecam.errors import InputError, SiteError, SqueezeWarning
+from squeezecam.errors import InputError, ModelError, SiteError, SqueezeWarning
 from squeezecam.frames import scale_by, squeeze_stream
 from squeezecam.head import Head
 from squeezecam.heatmap import AGGREGATES
@@ -338,10 +338,21 @@ class Squeeze(Calls):
         return str(output)
 
     def select(self, result: Any, output: str | None = None) -> Tensor:
-        """The tensor of one output out of what the model returned; of a binary one the scores of its two sides."""
+        """The tensor of one output out of what the model returned; of a binary one the scores of its two sides.
+
+        Raises:
+            ModelError: the model returned something else than when it was attached.
+        """
         name = self.output_name(output)
-        found = tree.get(result, self.outputs[name])
-        assert isinstance(found, Tensor)
+        try:
+            found = tree.get(result, self.outputs[name])
+        except (KeyError, IndexError, AttributeError):
+            found = None
+        if not isinstance(found, Tensor):
+            raise ModelError(
+                f"the model returned {type(result).__name__}, in which its output '{name}' is not where it was: some "
+                "return auxiliary outputs too while they are trained; give a model without them"
+            )
         return two_sides(found, self.single[name]) if name in self.binary else found
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from squeezecam import tree
 from squeezecam.errors import FitError
 from squeezecam.fit.labels import task_loss
 from squeezecam.links import last_of
+from squeezecam.models.trainable import refuse_untrainable
 from squeezecam.module import Capture, Squeeze
 from squeezecam.parity.recipe import Recipe
 from squeezecam.parity.samples import Samples
@@ -43,8 +44,11 @@ def train(
 
     Raises:
         FitError: the loss is not finite.
+        ModelError: nothing in the model wants a gradient, its weights are in half precision, or it returns something
+            else in training.
 
     """
+    refuse_untrainable(squeeze.model, type(squeeze.model).__name__)
     order, noise = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
     device = next(squeeze.parameters()).device
     parameters = [p for p in squeeze.parameters() if p.requires_grad]

@@ -33,6 +33,7 @@ from squeezecam.fit.report import cut_of
 from squeezecam.links import MULTI_LABEL, last_of, read_as_labels
 from squeezecam.metrics import Interval, bootstrap_difference
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.models.trainable import refuse_untrainable, the_output
 from squeezecam.module import Squeeze
 from squeezecam.recipes.models import with_classes
 from squeezecam.recipes.pictures import Pictures
@@ -136,7 +137,7 @@ def train_and_look(
 
     Raises:
         InputError: sets that do not fit together, unknown classes, unreadable pictures.
-        ModelError: the model cannot be given these classes.
+        ModelError: the model cannot be given these classes, or cannot be trained as it is.
     """
     chosen = settings or Settings()
     processes.join()
@@ -145,6 +146,7 @@ def train_and_look(
     loaded = with_classes(loaded, testing.classes, seed=chosen.seed)
     loaders = _loaders(loaded, fitting, testing, chosen)
     plain = copy.deepcopy(loaded.model) if chosen.baseline else None
+    refuse_untrainable(loaded.model, loaded.name)
     example = example_of(loaded)
     squeeze = attach(loaded.model, example, apply="gate")
     read_as_labels(squeeze, squeeze.default_output, testing.multilabel)
@@ -155,7 +157,7 @@ def train_and_look(
     targets = loaders[1].dataset.targets  # type: ignore[attr-defined]
     for how, module in modules.items():
         say(f"training {how} the block")
-        training[how] = _train(module, loaders[0], task, link, chosen, progress)
+        training[how] = _train(module, loaders[0], partial(_loss, loaded.name, task, link), chosen, progress)
         outputs[how] = predictions(module, loaders[1])[0]
     squeeze.eval()
     report = _report(testing.classes, outputs, targets, training, cut_of(squeeze, squeeze.default_output))
@@ -216,10 +218,17 @@ def _loaders(
     )
 
 
+def _loss(name: str, task: str, link: str, result: Any, labels: Tensor) -> Tensor:
+    return task_loss(the_output(result, name), labels, task, link)
+
+
 def _train(
-    module: nn.Module, loader: DataLoader[Any], task: str, link: str, settings: Settings, progress: bool | None
+    module: nn.Module,
+    loader: DataLoader[Any],
+    loss: Callable[[Any, Any], Tensor],
+    settings: Settings,
+    progress: bool | None,
 ) -> TrainingReport:
-    loss = partial(task_loss, task=task, link=link)
     wanted = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(wanted, settings.rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, settings.epochs * len(loader)))
