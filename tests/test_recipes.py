@@ -24,6 +24,7 @@ from squeezecam.errors import InputError, ModelError
 from squeezecam.evaluation.labelled import LabelledSource
 from squeezecam.evaluation.truth import mask_in_frame
 from squeezecam.models.loaded import LoadedModel
+from squeezecam.models.resolve import load_model
 from squeezecam.recipes.models import with_classes
 from squeezecam.recipes.pictures import Pictures
 from squeezecam.recipes.scores import average_precision, correct, majority, per_class
@@ -489,6 +490,27 @@ def test_train_on_a_folder_of_ones_own_classes(tmp_path: Path, factories: Path, 
     assert (found["overall"]["with"], found["maps"]) == (1.0, None)
     assert (tmp_path / "out" / "labels.txt").read_text().split() == ["blue", "red"]
     assert "labels.txt" in shown
+
+
+def test_what_was_trained_goes_back_into_the_model_of_a_factory_of_other_classes(
+    tmp_path: Path, factories: Path, squeezecam: Any
+) -> None:
+    for name, bright in (("dark", 20), ("light", 220)):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (bright + number,) * 3).save(tmp_path / "mine" / name / f"{number}.png")
+    spec, out = f"{factories}:twenty", tmp_path / "out"
+    code, _, err = squeezecam("train", "--data", tmp_path / "mine", "--model", spec, "--epochs", 1, "--out", out)
+    assert code == 0, err
+    code, _, err = squeezecam(
+        "explain", tmp_path / "mine" / "dark" / "0.png", "--model", spec, "--weights", out / "model.safetensors",
+        "--adapter", out / "model.squeeze.safetensors", "--labels", out / "labels.txt", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert code == 0, err
+    loaded = load_model(spec, weights=out / "model.safetensors")
+    assert loaded.model(torch.rand(1, *loaded.input_size)).shape == (1, 2)
+    assert loaded.labels is None
+    assert "2 classes" in loaded.source
 
 
 @pytest.mark.parametrize(

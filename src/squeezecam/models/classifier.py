@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
+from squeezecam.models.weights import classes_in, fit_names, read_state_dict
 from squeezecam.module import Squeeze
 from squeezecam.tap import evaluating
 
@@ -42,6 +44,33 @@ def give_classes(squeeze: Squeeze, example: Any, output: str, classes: int) -> b
     if not fits:
         setattr(modules[parent], own, layer)
     return fits
+
+
+def take_classes(model: nn.Module, path: Path) -> int | None:
+    """Give ``model`` the number of classes that a weights file has, in place, where that is all in which they differ.
+
+    Such a file is what `squeezecam train` leaves of a model whose classification layer it replaced.
+
+    Returns:
+        The number of classes; None where the file agrees with the model or differs in other ways, and nothing is done.
+
+    Raises:
+        ModelError: as `squeezecam.models.weights.read_state_dict`.
+    """
+    classes = classes_in(path, model)
+    if classes is None:
+        return None
+    state, _ = fit_names(read_state_dict(path), model)
+    own, modules = model.state_dict(), dict(model.named_modules())
+    others = [name for name in state if name in own and state[name].shape != own[name].shape]
+    places = dict.fromkeys(name.rpartition(".")[0] for name in others)
+    fresh = {place: _fresh(modules[place], classes) if place in modules else None for place in places}
+    if "" in fresh or None in fresh.values():
+        return None
+    for place, layer in fresh.items():
+        parent, _, name = place.rpartition(".")
+        setattr(modules[parent], name, layer)
+    return classes
 
 
 def _length(squeeze: Squeeze, example: Any, output: str) -> int | None:

@@ -44,8 +44,8 @@ def load_model(
     Args:
         spec: one of these.
         weights: a file to load instead of pretrained weights (all of it or an error; see
-            `squeezecam.models.weights.load_weights`). A library's model whose file differs only in the number of
-            classes is built with that number.
+            `squeezecam.models.weights.load_weights`). A model whose file differs only in the number of classes gets
+            that number, and no class names.
         random: fresh random weights instead of pretrained ones. Its outputs mean nothing and get no class names.
         labels: a file of class names instead of the model's own; see `squeezecam.models.labels.read_labels`.
         device: where the model goes.
@@ -110,11 +110,16 @@ def _own(spec: str, weights: Path | None, random: bool) -> LoadedModel:
 
 
 def _with_file(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
+    from squeezecam.models.classifier import take_classes
     from squeezecam.models.weights import load_weights
 
     if weights is None:
         return loaded
-    return replace(loaded, source=f"{loaded.source}; {load_weights(loaded.model, weights)}")
+    classes = take_classes(loaded.model, weights)
+    source = f"{loaded.source}; {load_weights(loaded.model, weights)}"
+    if classes is None:
+        return replace(loaded, source=source)
+    return replace(loaded, source=f"{source}, {classes} classes", labels=None)  # names are those of other classes
 
 
 def _probe(loaded: LoadedModel) -> tuple[tuple[int, ...], bool, int | None]:
