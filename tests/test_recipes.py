@@ -513,6 +513,22 @@ def test_what_was_trained_goes_back_into_the_model_of_a_factory_of_other_classes
     assert "2 classes" in loaded.source
 
 
+def test_a_training_picture_left_over_alone_is_no_batch(tmp_path: Path, squeezecam: Any) -> None:
+    for name in "ab":
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(7):  # of which 5 are trained on
+            Image.new("RGB", (16, 16), (20 * number,) * 3).save(tmp_path / "mine" / name / f"{number}.png")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))\n"
+    )
+    words = ["train", "--data", tmp_path / "mine", "--model", f"{tmp_path / 'net.py'}:net", "--out", tmp_path / "out"]
+    code, _, err = squeezecam(*words, "--batch-size", 9, "--epochs", 1)
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

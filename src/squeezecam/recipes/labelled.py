@@ -212,8 +212,10 @@ def _loaders(
     for data in (fitting, testing):
         order = torch.randperm(len(data), generator=generator)[: settings.sample].sort().values.tolist()
         parts.append(Pictures(data, loaded.preprocess, indices=order, flip=settings.flip and data is fitting))
+    size, count = settings.batch_size, len(parts[0])
+    alone = count > size > 1 and count % size == 1  # no batch norm can take it; which one it is changes with the epoch
     return (
-        DataLoader(parts[0], settings.batch_size, shuffle=True, num_workers=settings.workers),
+        DataLoader(parts[0], size, shuffle=True, drop_last=alone, num_workers=settings.workers),
         DataLoader(parts[1], settings.batch_size, num_workers=settings.workers),
     )
 
