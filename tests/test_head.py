@@ -104,6 +104,25 @@ def test_class_map_adds_up_to_the_logit(options: dict, kind: str, pool: str) -> 
     torch.testing.assert_close(by_channel + constant, logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("conv", ["", "plain"])
+@pytest.mark.parametrize("old", [False, True])
+def test_of_weight_norm_the_weight_is_read_not_its_direction(conv: str, old: bool) -> None:
+    norm = nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm
+    model = Net(conv=conv).eval()
+    norm(model.fc)
+    x = torch.randn(3, 3, 10, 14, generator=torch.Generator().manual_seed(1))
+    squeezes = [squeezecam.attach(model, x)]  # fresh: the direction is the weight
+    scale = model.fc.weight_g if old else model.fc.parametrizations.weight.original0
+    with torch.no_grad():
+        scale.mul_(torch.arange(1.0, K + 1).view(-1, *[1] * (scale.ndim - 1)))
+    for squeeze in [*squeezes, squeezecam.attach(model, x)]:
+        found = squeeze.explain(x, method="class", target=2)
+        logits = found.raw.flatten(1).mean(1) + (0 if conv else model.fc.bias[2])
+        assert torch.allclose(logits, model(x)[:, 2], atol=1e-5)
+        assert all("does not do here what was verified" not in status for status in found.status)
+
+
 def test_training_is_followed() -> None:
     model = Net()
     head, features, _ = head_of(model)

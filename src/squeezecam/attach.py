@@ -15,7 +15,7 @@ from squeezecam.block import SEBlock
 from squeezecam.errors import InputError, SqueezeError, SqueezeWarning
 from squeezecam.finer import last_finer, watching
 from squeezecam.frames import name_time
-from squeezecam.head import find_head, told_apart
+from squeezecam.head import as_used, find_head, told_apart
 from squeezecam.heatmap import suited_aggregate
 from squeezecam.joined import find_joined, layer_inputs, map_changed
 from squeezecam.links import MULTI_LABEL, last_links, read_as_labels
@@ -191,7 +191,11 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
     mode, squeeze.apply_mode = squeeze.apply_mode, "observe"
     try:
         found: dict[str, Capture] = {}
-        layers = {name: weights[0] for name, weights in anatomy.weights.items() if weights[0] is not None}
+        used = {
+            name: (weight and as_used(squeeze.model, weight), bias, scale, shift)
+            for name, (weight, bias, scale, shift) in anatomy.weights.items()
+        }
+        layers = {name: weights[0] for name, weights in used.items() if weights[0] is not None}
         with (
             squeeze._taps(args, kwargs, found),
             watching(squeeze.model, batch) as maps,
@@ -213,16 +217,14 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
             features, taken, result = map_changed(squeeze, args, kwargs, layers)
         for name, path in squeeze.outputs.items():
             output = tree.get(result, path)
-            head = find_head(squeeze.model, features, output, name, path, anatomy.weights[name])
+            head = find_head(squeeze.model, features, output, name, path, used[name])
             if head is None and name in taken:
 
                 def again(name: str = name) -> tuple[Any, Any]:
                     changed, took, _ = map_changed(squeeze, args, kwargs, {name: layers[name]})
                     return changed, took.get(name)
 
-                head = find_joined(
-                    squeeze.model, features, output, name, path, anatomy.weights[name], taken[name], again
-                )
+                head = find_joined(squeeze.model, features, output, name, path, used[name], taken[name], again)
             if head is not None and head.pool == "max" and head.columns is None and squeeze.signed[stream]:
                 below, _, shown = map_changed(squeeze, args, kwargs, layers, negative=True)
                 head = told_apart(head, squeeze.model, below, tree.get(shown, path))

@@ -328,6 +328,21 @@ def tolerance(precision: torch.dtype, on_cuda: bool) -> float:
     return {torch.float16: 2e-2, torch.bfloat16: 5e-2}.get(precision, exact)
 
 
+def as_used(model: nn.Module, name: str) -> str:
+    """The name of the weight that a layer computes with, where ``name`` is a parameter of a layer with weight norm.
+
+    That parameter is a direction, and the weight only while the layer is fresh: training moves its scale.
+    """
+    owner, _, leaf = name.rpartition(".")
+    layer, _, weight = owner.rpartition(".parametrizations.")
+    if layer and leaf in ("original0", "original1"):
+        return f"{layer}.{weight}"
+    plain = leaf.removesuffix("_v")  # the older form, which puts the weight beside it before each pass
+    module = model.get_submodule(owner)
+    computed = plain != leaf and plain not in module._parameters and isinstance(getattr(module, plain, None), Tensor)
+    return f"{owner}.{plain}" if computed else name
+
+
 def _tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     try:
