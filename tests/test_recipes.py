@@ -513,6 +513,27 @@ def test_what_was_trained_goes_back_into_the_model_of_a_factory_of_other_classes
     assert "2 classes" in loaded.source
 
 
+def test_a_single_attribute_is_trained_and_explained_as_a_decision(
+    tmp_path: Path, factories: Path, squeezecam: Any
+) -> None:
+    root = miniatures.celeba(tmp_path / "set", 24, split=(16, 16))
+    spec, out = f"{factories}:twenty", tmp_path / "out"
+    code, _, err = squeezecam(
+        "train", "--data", f"celeba:{root}", "--classes", "Smiling", "--model", spec, "--epochs", 1, "--maps", 2,
+        "--methods", "class", "--no-baseline", "--out", out,
+    )  # fmt: skip
+    assert code == 0, err
+    assert (out / "labels.txt").read_text().splitlines() == ["not Smiling", "Smiling"]
+    code, _, err = squeezecam(
+        "explain", root / "img_align_celeba" / "000001.jpg", "--model", spec, "--weights", out / "model.safetensors",
+        "--adapter", out / "model.squeeze.safetensors", "--labels", out / "labels.txt", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert code == 0, err
+    (found,) = json.loads((tmp_path / "maps" / "results.json").read_text())["results"]
+    assert found["label"] in ("not Smiling", "Smiling")
+    assert found["probability"] >= 0.5
+
+
 def test_a_training_picture_left_over_alone_is_no_batch(tmp_path: Path, squeezecam: Any) -> None:
     for name in "ab":
         (tmp_path / "mine" / name).mkdir(parents=True)

@@ -119,7 +119,8 @@ def _with_file(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     source = f"{loaded.source}; {load_weights(loaded.model, weights)}"
     if classes is None:
         return replace(loaded, source=source)
-    return replace(loaded, source=f"{source}, {classes} classes", labels=None)  # names are those of other classes
+    counted = f"{classes} class{'es' if classes > 1 else ''}"
+    return replace(loaded, source=f"{source}, {counted}", labels=None)  # names are those of other classes
 
 
 def _probe(loaded: LoadedModel) -> tuple[tuple[int, ...], bool, int | None]:

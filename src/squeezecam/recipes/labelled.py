@@ -41,6 +41,7 @@ from squeezecam.recipes.scores import average_precision, correct, majority, per_
 from squeezecam.recipes.settings import Settings
 from squeezecam.recipes.sheet import sheet
 from squeezecam.render.table import text_table
+from squeezecam.sides import read_as_binary
 from squeezecam.training import TrainingReport, predictions, train
 
 METRICS = "pointing_game,energy_pointing_game"
@@ -122,8 +123,8 @@ def train_and_look(
     """Train ``loaded`` on ``fitting`` with the block in its path (and without), and measure on ``testing``.
 
     Writes into ``out``: ``model.safetensors`` (weights with the trained model), ``model.squeeze.safetensors`` (the
-    block), ``labels.txt``, ``report.txt``, ``report.json``, in ``maps/`` the tables of `squeezecam.evaluate`, and
-    ``maps.png`` with examples.
+    block), ``labels.txt`` (of a single attribute the two sides of its decision), ``report.txt``,
+    ``report.json``, in ``maps/`` the tables of `squeezecam.evaluate`, and ``maps.png`` with examples.
 
     Args:
         loaded: the model; it gets a classification layer of its own for these classes, and is trained in place.
@@ -274,14 +275,20 @@ def _write(
     from squeezecam.files import write_bytes
 
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in squeeze.model.state_dict().items()}
+    maps: list[Path] = []
+    if report.maps is not None:
+        maps = [*report.maps.written, sheet(loaded, squeeze, testing, folder / "maps.png", settings)]
+    names = testing.classes
+    if testing.multilabel and len(names) == 1:  # one value says neither: a decision, whose two sides have names
+        read_as_labels(squeeze, squeeze.default_output, False)
+        read_as_binary(squeeze)
+        names = (f"not {names[0]}", names[0])
     block = folder / "model.squeeze.safetensors"
     squeeze.save(block)
     report.written += [
         write_bytes(folder / "model.safetensors", save(state)), block,
-        write_text(folder / "labels.txt", "\n".join(testing.classes) + "\n"),
+        write_text(folder / "labels.txt", "\n".join(names) + "\n"), *maps,
     ]  # fmt: skip
-    if report.maps is not None:
-        report.written += [*report.maps.written, sheet(loaded, squeeze, testing, folder / "maps.png", settings)]
     report.written += [
         write_text(folder / "report.txt", f"{report}\n"), write_json(folder / "report.json", report.as_dict()),
     ]  # fmt: skip
