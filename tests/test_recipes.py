@@ -492,6 +492,34 @@ def test_train_on_a_folder_of_ones_own_classes(tmp_path: Path, factories: Path, 
     assert "labels.txt" in shown
 
 
+def test_pictures_that_cannot_be_read_are_told_before_the_training_and_left_out(
+    tmp_path: Path, factories: Path, squeezecam: Any
+) -> None:
+    for name, colour in (("red", (220, 40, 30)), ("blue", (30, 40, 220))):
+        for part, count in (("train", 6), ("val", 3)):
+            folder = tmp_path / "mine" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (*colour[:2], colour[2] + i)).save(folder / f"{i}.png")
+    for broken in ("train/red/2.png", "val/blue/0.png"):
+        whole = (tmp_path / "mine" / broken).read_bytes()
+        (tmp_path / "mine" / broken).write_bytes(whole[: len(whole) // 2])
+    words = ["train", "--data", tmp_path / "mine", "--model", f"{factories}:small", "--epochs", 1, "--maps", 3]
+    code, _, err = squeezecam(*words, "--out", tmp_path / "out")
+    assert code == 0, err
+    said, _, trained = err.partition("training with the block")
+    assert trained
+    assert "1 of 12 pictures of 'train' left out" in said
+    assert "train/red/2.png" in said
+    assert "1 of 6 pictures of 'val' left out" in said
+    assert "11 pictures to train on, 5 to test on" in said
+    for path in (tmp_path / "mine" / "train").glob("*/*.png"):
+        path.write_bytes(b"gone")
+    code, _, err = squeezecam(*words, "--out", tmp_path / "none")
+    assert code != 0
+    assert "0 of 12 pictures of" in err
+
+
 def test_what_was_trained_goes_back_into_the_model_of_a_factory_of_other_classes(
     tmp_path: Path, factories: Path, squeezecam: Any
 ) -> None:

@@ -29,6 +29,7 @@ from squeezecam.evaluation.subject import Subject
 from squeezecam.evaluation.summary import Evaluation
 from squeezecam.files import output_folder, write_json, write_text
 from squeezecam.fit.labels import task_loss
+from squeezecam.fit.progress import Progress
 from squeezecam.fit.report import cut_of
 from squeezecam.links import MULTI_LABEL, last_of, read_as_labels
 from squeezecam.metrics import Interval, bootstrap_difference
@@ -36,15 +37,18 @@ from squeezecam.models.loaded import LoadedModel
 from squeezecam.models.trainable import refuse_untrainable, the_output
 from squeezecam.module import Squeeze
 from squeezecam.recipes.models import with_classes
-from squeezecam.recipes.pictures import Pictures
+from squeezecam.recipes.pictures import Pictures, readable
 from squeezecam.recipes.scores import average_precision, correct, majority, per_class
 from squeezecam.recipes.settings import Settings
 from squeezecam.recipes.sheet import sheet
 from squeezecam.render.table import text_table
 from squeezecam.sides import read_as_binary
 from squeezecam.training import TrainingReport, predictions, train
+from squeezecam.wording import number_of
 
 METRICS = "pointing_game,energy_pointing_game"
+SAID = 3
+"""Unreadable pictures that are named one by one."""
 
 
 @dataclass
@@ -137,7 +141,8 @@ def train_and_look(
         progress: bars on standard error; None: where that is a terminal.
 
     Raises:
-        InputError: sets that do not fit together, unknown classes, unreadable pictures.
+        InputError: sets that do not fit together, unknown classes, not one picture that can be read. Single ones that
+            cannot are left out, and told before the training begins.
         ModelError: the model cannot be given these classes, or cannot be trained as it is.
     """
     chosen = settings or Settings()
@@ -145,7 +150,7 @@ def train_and_look(
     fitting, testing = _chosen(fitting, testing, classes)
     folder = output_folder(out)
     loaded = with_classes(loaded, testing.classes, seed=chosen.seed)
-    loaders = _loaders(loaded, fitting, testing, chosen)
+    loaders = _loaders(loaded, fitting, testing, chosen, say, progress)
     plain = copy.deepcopy(loaded.model) if chosen.baseline else None
     refuse_untrainable(loaded.model, loaded.name)
     example = example_of(loaded)
@@ -206,12 +211,18 @@ def _chosen(fitting: DataSet, testing: DataSet, names: Sequence[str]) -> tuple[D
 
 
 def _loaders(
-    loaded: LoadedModel, fitting: DataSet, testing: DataSet, settings: Settings
+    loaded: LoadedModel,
+    fitting: DataSet,
+    testing: DataSet,
+    settings: Settings,
+    say: Callable[[str], None],
+    progress: bool | None,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     generator = torch.Generator().manual_seed(settings.seed)
     parts = []
     for data in (fitting, testing):
         order = torch.randperm(len(data), generator=generator)[: settings.sample].sort().values.tolist()
+        order = _readable(data, order, settings, say, progress)
         parts.append(Pictures(data, loaded.preprocess, indices=order, flip=settings.flip and data is fitting))
     size, count = settings.batch_size, len(parts[0])
     alone = count > size > 1 and count % size == 1  # no batch norm can take it; which one it is changes with the epoch
@@ -219,6 +230,21 @@ def _loaders(
         DataLoader(parts[0], size, shuffle=True, drop_last=alone, num_workers=settings.workers),
         DataLoader(parts[1], settings.batch_size, num_workers=settings.workers),
     )
+
+
+def _readable(
+    data: DataSet, order: list[int], settings: Settings, say: Callable[[str], None], progress: bool | None
+) -> list[int]:
+    left_out: list[str] = []
+    with Progress(progress) as bar, bar.task(f"reading {data.split}", len(order)) as advance:
+        threads = max(2, settings.workers)
+        good = readable(data, order, lambda file, why: left_out.append(why), threads=threads, advance=advance)
+    for why in left_out[:SAID]:
+        say(why)
+    if left_out:
+        more = f", {SAID} of them above" if len(left_out) > SAID else ""
+        say(f"{len(left_out)} of {number_of(len(order), 'picture')} of '{data.split}' left out: not readable{more}")
+    return good
 
 
 def _loss(name: str, task: str, link: str, result: Any, labels: Tensor) -> Tensor:

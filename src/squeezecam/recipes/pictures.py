@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,8 @@ from torch.utils.data import Dataset
 
 from squeezecam.data.pixels import DEFAULT_MAX_PIXELS, read_image
 from squeezecam.data.record import DataSet
+from squeezecam.errors import InputError
+from squeezecam.wording import number_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,3 +55,44 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         if self.flip and torch.rand(()) < 0.5:
             picture = picture.flip(-1)
         return picture, self.targets[index]
+
+
+def readable(
+    data: DataSet,
+    indices: Sequence[int],
+    failed: Callable[[str, str], None],
+    *,
+    threads: int = 2,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[int]:
+    """Which of these pictures can be read. Each is decoded once, so that a training that takes hours ends on none.
+
+    Args:
+        data: the set.
+        indices: numbers of pictures.
+        failed: told the file of a picture that cannot be read, and why.
+        threads: that read at once.
+        advance: told of every picture.
+
+    Raises:
+        InputError: not a single one can be read.
+    """
+
+    def trouble(index: int) -> str:
+        try:
+            read_image(data[index].path)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    good = []
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for index, why in zip(indices, pool.map(trouble, indices), strict=True):
+            advance(1)
+            if why:
+                failed(str(data[index].path), why)
+            else:
+                good.append(index)
+    if not good:
+        raise InputError(f"0 of {number_of(len(indices), 'picture')} of '{data.name}' could be read")
+    return good

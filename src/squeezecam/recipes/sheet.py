@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from squeezecam.data.record import DataSet
+from squeezecam.errors import InputError
 from squeezecam.evaluation.labelled import LabelledSource
 from squeezecam.files import write_picture
 from squeezecam.methods import usable
@@ -43,10 +44,12 @@ def sheet(loaded: LoadedModel, squeeze: Squeeze, testing: DataSet, path: Path, s
     device = next(squeeze.parameters()).device
     for i in shown:
         number, label = source.items[i]
-        item = source.load(i)
+        try:
+            item, picture = source.load(i), read_image(testing[number].path)
+        except InputError:  # told before the training
+            continue
         inputs = loaded.make_inputs(item.picture[None].to(device))
         target = torch.tensor([label], device=device)
-        picture = read_image(testing[number].path)
         seen = source.geometry.seen(picture.size)
         rows = [
             seen.upright(m(squeeze, inputs, target, seeds=[settings.seed])[0].float().cpu().numpy()) for m in methods
