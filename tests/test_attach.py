@@ -583,6 +583,24 @@ def test_a_model_without_a_map_is_refused():
         squeezecam.attach(model, torch.randn(2, 8))
 
 
+def test_a_model_that_runs_its_backbone_twice_is_told_why_and_what_to_name():
+    class Augmented(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.act = nn.Sequential(nn.Conv2d(2, 8, 3, 2, 1), nn.ReLU()), nn.ReLU()
+            self.fc = nn.Linear(8, 5)
+
+        def once(self, x):
+            return self.fc(self.act(self.act(self.features(x))).mean((2, 3)))
+
+        def forward(self, x):
+            return self.once(x) + self.once(x.flip(-1))
+
+    with pytest.raises(SiteError, match=r"runs 'features' more than once .* at='features'"):
+        squeezecam.attach(Augmented(), torch.rand(2, 2, 12, 12))
+    assert squeezecam.attach(Augmented(), torch.rand(2, 2, 12, 12), at="features").places["map"].grid == (6, 6)
+
+
 def test_a_model_that_does_not_pass_the_site_any_more_says_so():
     model, x = model_and_input()
     squeeze = squeezecam.attach(model, x)

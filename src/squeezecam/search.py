@@ -171,8 +171,16 @@ def _stream(path: tree.Path) -> str:
 
 
 def _refusal(graph: Graph, leaf: int, candidates: list[Candidate]) -> str:
-    ops = {graph.nodes[n].op for n in graph.ancestors([leaf])}
-    if not ops & {"convolution", "_convolution", "bmm", "matmul"} and not any("attention" in op for op in ops):
+    relevant = graph.ancestors([leaf])
+    ops = {graph.nodes[n].op for n in relevant}
+    again = _run_again(graph, relevant)
+    if again:
+        kind = (
+            f"it runs '{again}' more than once and joins what comes of it, so that no one map is behind the output: "
+            f"attach to the model without that (test-time augmentation, say), or name the place with at='{again}', "
+            "which shows its last run alone"
+        )
+    elif not ops & {"convolution", "_convolution", "bmm", "matmul"} and not any("attention" in op for op in ops):
         recurrent = any(word in op for op in ops for word in ("lstm", "gru", "rnn"))
         kind = (
             "it is purely recurrent, its steps are not positions of a map: use a feature-attribution method, or name "
@@ -190,6 +198,18 @@ def _refusal(graph: Graph, leaf: int, candidates: list[Candidate]) -> str:
     return f"no feature map with spatial extent feeds the classifier: {kind}" + (
         f". Considered: {rejected}" if rejected else ""
     )
+
+
+def _run_again(graph: Graph, relevant: set[int]) -> str:
+    """The outermost module with a convolution in it that the output takes twice, each time on something else; or ""."""
+    used: dict[str, int] = {}
+    for node in relevant:
+        if "convolution" in graph.nodes[node].op:
+            for name in {graph.nodes[parent].const for parent in graph.nodes[node].parents} - {None}:
+                used[str(name)] = used.get(str(name), 0) + 1
+    shared = [name for name, times in used.items() if times > 1]
+    runs = [door.module for door in graph.doors if door.call and any(n.startswith(f"{door.module}.") for n in shared)]
+    return min(runs, key=len, default="")
 
 
 def _place(graph: Graph, batch: int, node: int, relevant: set[int], children: dict[int, list[int]]) -> Place | None:
