@@ -132,6 +132,36 @@ def test_peers_know_clips_or_say_that_they_do_not() -> None:
         squeezecam.compare(squeeze, x, "score-cam")
 
 
+class OneByOne(nn.Module):
+    """Clips (N, T, C, h, w) through a network of pictures, frame by frame; scores of the clip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.map, self.fc = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.map(x.flatten(0, 1)).relu().unflatten(0, x.shape[:2])
+        return self.fc(seen.mean((1, 3, 4)))
+
+
+def test_grad_cam_of_frames_that_run_as_pictures_is_that_of_the_clip() -> None:
+    pytest.importorskip("cv2")
+    x = torch.rand(3, 4, 3, 8, 6, generator=torch.Generator().manual_seed(1))
+    squeeze = squeezecam.attach(OneByOne().eval(), x[:2])
+    kept: dict[str, Tensor] = {}
+    handle = squeeze.model.get_submodule("map").register_forward_hook(lambda module, args, out: kept.update(out=out))
+    values = squeeze.model(x)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(values.amax(1).sum(), kept["out"])
+    features, gradient = (one.unflatten(0, (3, 4)).transpose(1, 2) for one in (kept["out"], gradient))
+    expected = (gradient.mean((2, 3, 4), keepdim=True) * features).sum(1).relu().detach()
+    low, high = (side(expected, (1, 2, 3), keepdim=True) for side in (torch.amin, torch.amax))
+    found = squeezecam.compare(squeeze, x, "grad-cam", repeats=1).maps["grad-cam"]
+    torch.testing.assert_close(found, (expected - low) / (high - low), atol=2e-3, rtol=2e-3)
+    assert len(squeezecam.evaluate(squeeze, x, "grad-cam", "insertion", batch_size=2, progress=False).records) == 3
+
+
 def test_occlusion_and_integrated_gradients_of_clips() -> None:
     pytest.importorskip("captum")
     x, masks = clips(6, 12, 15, count=3)

@@ -58,12 +58,14 @@ class Front(nn.Module):
         self.beside = [path for path, _ in tree.leaves(self.call) if path != self.path]
         self.runner: HeadRunner | None = None
         self.dtype = torch.float32
+        self.count = len(self.pictures)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Scores ``(N, K)``; a single value per sample becomes ``(N, 1)``."""
         if self.runner is not None and not isinstance(self.tap, nn.Identity):
             return self._head_only()
-        args, kwargs = tree.replace(self._with_all(len(pictures)), self.path, self._laid_out(pictures))
+        self.count = len(pictures)
+        args, kwargs = tree.replace(self._with_all(self.count), self.path, self._laid_out(pictures))
         with tapped(self.squeeze.model, {self.stream: self.place}, {self.stream: self._handle}):
             return self._scores(self.squeeze(*args, **kwargs))
 
@@ -105,10 +107,9 @@ class Front(nn.Module):
         return score_rows(self.squeeze.select(result, self.output))
 
     def _handle(self, tensor: Tensor) -> Tensor:
-        layout = self.place.layout
-        batch = tensor.shape[next(i for i, axis in enumerate(layout.axes) if "n" in axis.names)]
+        layout = self.place.layout  # whose first axis may hold the frames of every clip beside the batch
         self.dtype = tensor.dtype
-        features = heatmap.at_least_float32(layout.unpack(tensor, batch, self.place.grid))  # NumPy has no bfloat16
+        features = heatmap.at_least_float32(layout.unpack(tensor, self.count, self.place.grid))  # NumPy has no bfloat16
         if torch.is_grad_enabled() and not features.requires_grad:  # frozen weights: the gradient begins here
             features = features.detach().requires_grad_()
         return repacked(layout, tensor, self.tap(features).clone())
