@@ -183,6 +183,22 @@ def test_a_run_is_not_gone_on_with_once_what_is_beside_the_picture_has_changed(t
     assert first.records != other.records
 
 
+def test_a_run_is_not_gone_on_with_once_a_number_beside_the_tensors_has_changed(tmp_path: Path) -> None:
+    class Turned(WithFigures):
+        def forward(self, x: Tensor, figures: Tensor, turn: bool = False) -> Tensor:
+            return super().forward(x, -figures if turn else figures)
+
+    x, figures = torch.rand(2, 3, 16, 16), torch.rand(2, 2)
+    squeeze = squeezecam.attach(Turned().eval(), (x, figures))
+    plain, turned = (
+        squeezecam.evaluate(
+            squeeze, {"x": x, "figures": figures, "turn": turn}, "published", "insertion", out=tmp_path, progress=False
+        )
+        for turn in (False, True)
+    )
+    assert plain.records != turned.records
+
+
 def test_masks_say_where_in_a_stream_the_object_is() -> None:
     squeeze, inputs = talking(), talk_inputs(3)
     maps = squeeze.explain(inputs, method="published").heatmap["face"]

@@ -34,6 +34,15 @@ def leaves(value: Any, path: Path = ()) -> list[tuple[Path, Tensor]]:
     return [leaf for key, child in _children(value) for leaf in leaves(child, (*path, key))]
 
 
+def constants(value: Any, path: Path = ()) -> list[tuple[Path, Any]]:
+    """All numbers, flags, words and gaps (None) in ``value`` with what leads to them, in order: what a call says beside
+    its tensors.
+    """
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
+        return [(path, value)]
+    return [found for key, child in _children(value) for found in constants(child, (*path, key))]
+
+
 def get(value: Any, path: Path) -> Any:
     """The part of ``value`` at ``path``; raises KeyError, IndexError or AttributeError where there is none."""
     for key in path:

@@ -75,6 +75,7 @@ class Calls(Given):
     def identity(self) -> object:  # noqa: D102
         parts = hashlib.sha256(str(super().identity()).encode())
         for held in self.images.samples:
+            parts.update(repr(tree.constants(held.call)).encode())
             for path, tensor in tree.leaves(held.call):
                 parts.update(str(path).encode() + tensor.detach().cpu().double().numpy().tobytes())
         return parts.hexdigest()
