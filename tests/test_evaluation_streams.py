@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import squeezecam
 from squeezecam import InputError, Site, Squeeze
-from squeezecam.canvas import canvas
+from squeezecam.canvas import canvas, input_under
 from squeezecam.evaluation import randomise
 from squeezecam.metrics import adcc, average_drop, coherency, deletion, insertion, map_area
 from squeezecam.peers import registry
@@ -72,6 +72,7 @@ class WithFigures(nn.Module):
         ((2, 3, 3, 8, 6), (3, 8, 6), True, (2, 3, 3, 8, 6)),
         ((2, 18, 5), (5, 18), None, (2, 1, 5, 18)),
         ((2, 5, 18), (5, 18), None, (2, 1, 5, 18)),
+        ((2, 7, 7), (7, 7), True, (2, 1, 7, 7)),
         ((2, 4, 24), (24,), None, (2, 4, 24)),
     ],
 )
@@ -93,6 +94,29 @@ def test_of_two_readings_frames_come_first_where_the_model_has_them_first() -> N
         read = canvas(tuple(clip.shape), (3, 8, 6), frames_first=first)
         assert read is not None
         assert torch.equal(read.pictures(clip), clip.transpose(1, 2) if first else clip)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize(("size", "stride"), [((12, 12), 1), ((12, 12), 2), ((6, 12), 2), ((12, 6), 2)])
+def test_a_spectrogram_is_turned_as_the_model_turns_it(size: tuple[int, int], stride: int, turned: bool) -> None:
+    class Loud(WithFigures):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Conv2d(1, 6, stride, stride)
+            self.map.weight.data.abs_()
+
+        def forward(self, sound: Tensor, figures: Tensor) -> Tensor:
+            return super().forward((sound.transpose(1, 2) if turned else sound)[:, None], figures)
+
+    sound = torch.zeros(2, *size)
+    sound[:, 4:6, :2] = 9
+    squeeze = squeezecam.attach(Loud().eval(), (sound, torch.rand(2, 2)))
+    maps = squeeze.explain((sound, torch.rand(2, 2)), method="published").heatmap
+    upright = maps.transpose(1, 2) if turned else maps
+    assert upright.shape == sound.shape
+    assert upright[:, 4:6, :2].flatten(1).amax(1).tolist() == maps.flatten(1).amax(1).tolist()
+    _, given, read = input_under(squeeze, (sound, torch.rand(2, 2)), next(iter(squeeze.places)))
+    assert torch.equal(read.pictures(given)[:, 0], sound.transpose(1, 2) if turned else sound)
 
 
 def test_a_map_of_another_form_lies_on_no_input() -> None:

@@ -60,7 +60,8 @@ class Canvas:
 def canvas(shape: tuple[int, ...], size: tuple[int, ...], *, frames_first: bool | None = None) -> Canvas | None:
     """How an input of ``shape`` ``(N, ...)`` is read under a map of ``size``; None: it lies under none of that size.
 
-    Where two readings fit, channels come first, or where ``frames_first`` says so second, and axes keep their order.
+    Where two readings fit, channels come first and axes keep their order, but where ``frames_first`` says so channels
+    second, and the axes of a spectrogram turned.
     """
     return next(
         (read for read in _readings(len(shape), len(size), bool(frames_first)) if _size(shape, read) == size), None
@@ -70,7 +71,7 @@ def canvas(shape: tuple[int, ...], size: tuple[int, ...], *, frames_first: bool 
 def _readings(axes: int, rank: int, frames_first: bool) -> Iterator[Canvas]:
     every = range(1, axes)
     if len(every) == rank:
-        yield from (Canvas(order, None) for order in permutations(every))
+        yield from (Canvas(order, None) for order in sorted(permutations(every), reverse=frames_first))
     elif len(every) == rank + 1:
         first = [2, 1, *every[2:]] if frames_first else list(every)
         yield from (Canvas(tuple(axis for axis in every if axis != channels), channels) for channels in first)

@@ -51,15 +51,17 @@ def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | No
     """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
 
     The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
-    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid. Of clips
-    ``frames_first`` says what :func:`squeezecam.upstream.frames_first` does of the example; None: guessed from this
-    input.
+    positional, the one with the most axes. An input of too few axes (token ids) gives the native grid. Of clips, and of
+    spectrograms without channels, ``frames_first`` says what :func:`squeezecam.upstream.frames_first` does of the
+    example; None: guessed from this input.
     """
     try:
         shape = tuple(tree.get(call, path).shape)
     except (KeyError, IndexError, AttributeError, TypeError):
         shape = max((tuple(tensor.shape) for _, tensor in tree.leaves(call)), key=len, default=())
     rank = len(place.grid)
+    if rank == 2 and len(shape) == 3 and frames_first is not None:
+        return shape[:0:-1] if frames_first else shape[1:]
     if rank == 2 and len(shape) == 3:  # without channels, so the model may have turned it round
         return spectrogram_size(place.grid, shape[1:])
     if rank == 3 and len(shape) == 5 and frames_first is not None:

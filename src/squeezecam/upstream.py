@@ -5,7 +5,7 @@ from __future__ import annotations
 from squeezecam import tree
 from squeezecam.anatomy import Anatomy, Place
 from squeezecam.axes import CONVOLUTION, LINEAR
-from squeezecam.graph import Call, Graph
+from squeezecam.graph import Call, Graph, Node
 
 
 def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
@@ -16,23 +16,38 @@ def input_of(anatomy: Anatomy, place: Place) -> tree.Path:
 
 
 def frames_first(anatomy: Anatomy, place: Place, path: tree.Path) -> bool | None:
-    """Whether the clips at ``path`` have frames before channels, by what the first convolution takes as channels; None
-    where that does not tell, or where these are no clips.
+    """Whether the clips at ``path`` have frames before channels, by what the first convolution takes as channels, or
+    the spectrograms without channels the second axis of the map first, by how it finds them turned; None where that
+    does not tell, or where these are neither.
     """
     leaf = dict(anatomy.graph.inputs).get(path)
-    shape = () if leaf is None else anatomy.graph.nodes[leaf].shape
-    if leaf is None or len(place.grid) != 3 or len(shape) != 5:
+    taken = None if leaf is None else _first_convolved(anatomy.graph, leaf)
+    if leaf is None or taken is None:
         return None
-    taken = _first_convolved(anatomy.graph, leaf)
-    if taken is None or taken[1] not in shape[1:3]:
+    given, found = anatomy.graph.nodes[leaf], anatomy.graph.nodes[taken]
+    if len(place.grid) == 2 and len(given.shape) == 3:
+        return _turned(given, found, place.grid)
+    if len(place.grid) != 3 or len(given.shape) != 5 or found.shape[1] not in given.shape[1:3]:
         return None
-    if shape[1] == shape[2]:  # each in its usual form: frames one by one, or a clip as a whole
-        return len(taken) == 4
-    return taken[1] == shape[2]
+    if given.shape[1] == given.shape[2]:  # each in its usual form: frames one by one, or a clip as a whole
+        return len(found.shape) == 4
+    return found.shape[1] == given.shape[2]
 
 
-def _first_convolved(graph: Graph, leaf: int) -> tuple[int, ...] | None:
-    """Shape of what the first convolution takes that sees an input, with nothing before it that makes channels."""
+def _turned(given: Node, found: Node, grid: tuple[int, ...]) -> bool | None:
+    """Whether ``found (N, 1, a, b)`` is ``given (N, b, a)``; None where it is neither that nor ``(N, a, b)``, or where
+    the map is larger than it, so that it was turned once more behind it.
+    """
+    if given.axes is None or found.axes is None or len(found.axes) != 4:
+        return None
+    if any(cells > side for cells, side in zip(grid, found.shape[2:], strict=True)):
+        return None
+    first, second = given.axes[1:]
+    return {(first, second): False, (second, first): True}.get(found.axes[2:])
+
+
+def _first_convolved(graph: Graph, leaf: int) -> int | None:
+    """What the first convolution takes that sees an input, with nothing before it that makes channels."""
     children, waiting, seen = graph.children(), [leaf], {leaf}
     while waiting:
         node = min(waiting)
@@ -40,7 +55,7 @@ def _first_convolved(graph: Graph, leaf: int) -> tuple[int, ...] | None:
         for child in children.get(node, []):
             op = graph.nodes[child].op
             if op in CONVOLUTION:
-                return graph.nodes[node].shape
+                return node
             if child not in seen and op not in LINEAR and op != "bmm":
                 seen.add(child)
                 waiting.append(child)
