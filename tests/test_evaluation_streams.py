@@ -187,6 +187,54 @@ def test_a_picture_is_measured_with_its_own_figures_beside_it() -> None:
     assert by_name.figures()["class"] == found.figures()["class"]
 
 
+def test_inputs_come_by_name_in_any_order_and_what_the_model_can_do_without_may_be_left_out() -> None:
+    class Optional(WithFigures):
+        def forward(self, x: Tensor, figures: Tensor | None = None) -> Tensor:
+            return super().forward(x, x.new_zeros(len(x), 2) if figures is None else figures)
+
+    x, figures = torch.rand(3, 3, 16, 16), torch.rand(3, 2)
+
+    def insertions(squeeze: Squeeze, inputs: object) -> list[float]:
+        found = squeezecam.evaluate(squeeze, inputs, "published", "insertion", progress=False)
+        return [record["values"]["published"]["insertion"] for record in found.records]
+
+    squeeze = squeezecam.attach(Optional().eval(), (x, figures))
+    turned = squeezecam.attach(squeeze.model, {"figures": figures, "x": x})
+    expected = insertions(squeeze, (x, figures))
+    for given in ({"x": x, "figures": figures}, {"figures": figures, "x": x}, [{"figures": figures, "x": x}]):
+        assert insertions(squeeze, given) == insertions(turned, given) == expected
+    assert insertions(turned, (x, figures)) == expected
+    without = insertions(squeeze, (x, torch.zeros(3, 2)))
+    assert insertions(squeeze, {"x": x}) == insertions(squeeze, (x, None)) == without != expected
+    alone = nn.Sequential(nn.Conv2d(3, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    one = squeezecam.attach(alone, {"input": x})
+    assert insertions(one, {"input": x}) == pytest.approx(insertions(one, x), abs=1e-6)
+
+
+def test_a_loader_is_told() -> None:
+    squeeze, inputs = talking(), talk_inputs(2)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*inputs))
+    with pytest.raises(InputError, match=r"images is an object of type DataLoader; expected a tensor"):
+        squeezecam.evaluate(squeeze, loader, stream="face", progress=False)
+
+
+def test_of_pictures_that_come_by_name_each_has_its_own_size() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.head = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(1, 4, 2, 2), nn.Linear(8, 2)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.head(torch.cat([self.left(a).relu().mean((2, 3)), self.right(b).relu().mean((2, 3))], 1))
+
+    a, b = torch.rand(2, 3, 16, 12), torch.rand(2, 1, 8, 10)
+    squeeze = squeezecam.attach(Pair().eval(), (a, b), at={"a": "left", "b": "right"})
+    by_place, by_name = squeeze.explain((a, b)).heatmap, squeeze.explain({"a": a, "b": b}).heatmap
+    assert by_name["b"].shape == (2, 8, 10)
+    assert torch.equal(by_name["b"], by_place["b"])
+    assert registry()["random-map"](squeeze, {"a": a, "b": b}, stream="b").shape == (2, 8, 10)
+
+
 def test_clips_of_different_lengths_come_as_a_list_of_batches() -> None:
     squeeze = talking()
     batches = [talk_inputs(2, 9), talk_inputs(1, 12, seed=1)]

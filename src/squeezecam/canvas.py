@@ -7,7 +7,6 @@ it wants all of them in one form, and the model wants its own back.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.arguments import where_given
 from squeezecam.errors import InputError
 from squeezecam.module import Squeeze
 from squeezecam.sizes import input_size
@@ -108,10 +108,7 @@ def input_under(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[tree.Path, 
     call = tree.as_call(inputs)
     path, place, first = squeeze.input_paths[stream], squeeze.places[stream], squeeze.frames_first[stream]
     found = tree.leaves(call)
-    if len(found) == 1:  # given by name or by place, it is the only one
-        path = found[0][0]
-    elif path not in dict(found):
-        path = _named_otherwise(squeeze, path)
+    path = found[0][0] if len(found) == 1 else where_given(squeeze.model, path, call)
     given = dict(found).get(path)
     shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in found) or "no tensor"
     if given is None:
@@ -139,12 +136,3 @@ def check_floating(pictures: Tensor) -> None:
     """
     if not pictures.is_floating_point():
         raise InputError(f"the pictures are {pictures.dtype}; expected floating point numbers: pass pictures.float()")
-
-
-def _named_otherwise(squeeze: Squeeze, path: tree.Path) -> tree.Path:
-    """The path in ``(args, kwargs)`` of the same argument by name in place of its number, or the other way round."""
-    names = list(inspect.signature(squeeze.model.forward).parameters)
-    kind, key, *rest = path
-    if kind == 0 and int(key) < len(names):
-        return (1, names[int(key)], *rest)
-    return (0, names.index(str(key)), *rest) if key in names else path

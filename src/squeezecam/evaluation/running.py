@@ -70,8 +70,8 @@ def evaluate(
         images: pictures as the model takes them: a tensor ``(N, C, H, W)``, or anything with a length whose items are
             ``(C, H, W)`` (or tuples that begin with it). For a model whose map has frames (or slices): clips ``(C, T,
             H, W)``; the curves then exchange points of the clip, in space and time. Of a model that takes several
-            inputs: these, of all samples, or a list of such batches; the one that the map lies on is the picture, and
-            the others stay as they are, each sample's own.
+            inputs, or its input by name: these, of all samples, or a list of such batches; the one that the map lies on
+            is the picture, and the others stay as they are, each sample's own.
         methods: names, groups (``own``, ``peers``, ``controls``, ``slow``), or :class:`~squeezecam.peers.MapMethod`;
             None: squeezecam's own, Grad-CAM, LayerCAM and Eigen-CAM. The four controls are always added.
         metrics: names of columns, see :data:`squeezecam.evaluation.COLUMNS`; None: those that are quick.

@@ -94,7 +94,7 @@ class Given:
 
     def __post_init__(self) -> None:
         count = _length(self.images)
-        if count is None:
+        if count is None or not hasattr(self.images, "__getitem__"):  # a loader has a length, and no first picture
             raise InputError(f"images is {named(self.images)}; expected a tensor (N, C, H, W), a list or a data set")
         self.target = _for_all(self.target, count)
         for what, value in (

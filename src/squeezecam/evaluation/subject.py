@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.arguments import by_name, left_out
 from squeezecam.canvas import one_stream
 from squeezecam.errors import MODEL_FAILED, InputError
 from squeezecam.links import score_kind
@@ -88,17 +89,28 @@ class Subject:
             raise InputError(f"expected pictures, or the inputs of a call, and got neither: {self._how}")
 
     def holds_calls(self, images: Any) -> bool:
-        """Whether ``images`` are what a model of several inputs takes, or a list of such batches."""
-        return self._asks_for_more and (self.is_call(images) or self.holds_batches(images))
+        """Whether ``images`` are what a model takes by name, or in several inputs, or a list of such batches."""
+        if self.make_inputs is not as_is or isinstance(images, Tensor):
+            return False
+        if len(self.squeeze.example_leaves) > 1:
+            return self.is_call(images) or self.holds_batches(images)
+        dicts = isinstance(images, (tuple, list)) and all(isinstance(one, Mapping) for one in images)
+        return isinstance(images, Mapping) or (dicts and self.holds_batches(images))
 
     def holds_batches(self, images: Any) -> bool:
         """Whether ``images`` is a list of what the model takes."""
         return isinstance(images, (tuple, list)) and bool(images) and all(self.is_call(batch) for batch in images)
 
     def is_call(self, inputs: Any) -> bool:
-        """Whether ``inputs`` have the axes of the example, tensor by tensor."""
-        axes = [tensor.ndim for _, tensor in tree.leaves(tree.as_call(inputs))]
-        return axes == [len(shape) for shape, _ in self.squeeze.example_leaves.values()]
+        """Whether ``inputs`` have the axes of the example, tensor by tensor, whatever their order by name.
+
+        What the model can do without may be left out, but for the input that the map lies on.
+        """
+        call, model = tree.as_call(inputs), self.squeeze.model
+        found = {by_name(model, path): tensor.ndim for path, tensor in tree.leaves(call)}
+        known = {by_name(model, path): len(shape) for path, (shape, _) in self.squeeze.example_leaves.items()}
+        under = by_name(model, self.squeeze.input_paths[self.place_name])
+        return under in found and found.items() <= known.items() and not left_out(model, call)
 
     @property
     def _asks_for_more(self) -> bool:

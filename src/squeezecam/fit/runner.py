@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
+from squeezecam.arguments import where_given
 from squeezecam.module import Squeeze
 from squeezecam.tap import Handler, tapped
 
@@ -51,7 +52,8 @@ class HeadRunner:
         self.batch = tree.batch_size(self.args, self.kwargs)
         self.skip = skip and bool(squeeze.upstream)
         self.dtypes = dtypes or {}
-        self.keep = squeeze.beside.get(squeeze.output_name(output), []) if keep is None else list(keep)
+        kept = squeeze.beside.get(squeeze.output_name(output), []) if keep is None else keep
+        self.keep = [where_given(squeeze.model, path, (self.args, self.kwargs)) for path in kept]
 
     @property
     def per_sample(self) -> list[tree.Path]:

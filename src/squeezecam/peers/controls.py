@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree
+from squeezecam.arguments import where_given
 from squeezecam.canvas import one_stream
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
@@ -115,8 +116,9 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
 
 
 def _size(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[int, ...]:
-    place, path = squeeze.places[stream], squeeze.input_paths[stream]
-    return input_size(place, path, tree.as_call(inputs), squeeze.frames_first[stream])
+    place, call = squeeze.places[stream], tree.as_call(inputs)
+    path = where_given(squeeze.model, squeeze.input_paths[stream], call)
+    return input_size(place, path, call, squeeze.frames_first[stream])
 
 
 def methods() -> list[MapMethod]:
