@@ -211,6 +211,36 @@ def test_inputs_come_by_name_in_any_order_and_what_the_model_can_do_without_may_
     assert insertions(one, {"input": x}) == pytest.approx(insertions(one, x), abs=1e-6)
 
 
+@needs_grad_cam
+@needs_captum
+@pytest.mark.parametrize("length", [4, 1])
+def test_what_all_samples_share_is_left_whole_though_there_are_as_many_of_them(length: int) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.map, self.head = nn.Conv2d(3, 4, 2, 2), nn.Linear(4, 3)
+            self.head.weight.data *= 20
+
+        def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+            return self.head(self.map(x).relu().mean((2, 3)) * weights)
+
+    x, weights = torch.rand(4, 3, 12, 12), torch.rand(length) + 0.5
+    squeeze = squeezecam.attach(Weighted().eval(), (x[:2], weights))
+    maps = squeeze.explain((x, weights), method="published").heatmap
+    target = squeeze(x, weights).argmax(1)
+    curve = insertion(lambda some: squeeze(some, weights), x, maps, target, steps=8).score
+    found = squeezecam.evaluate(squeeze, (x, weights), "published", "insertion", progress=False)
+    got = [record["values"]["published"]["insertion"] for record in found.records]
+    assert got == pytest.approx(curve.tolist(), abs=1e-5)
+    compared = squeezecam.compare(squeeze, (x, weights), "published,grad-cam,occlusion,ablation-cam", repeats=1)
+    torch.testing.assert_close(compared.maps["published"], maps)
+    for name in ("grad-cam", "occlusion", "ablation-cam"):
+        alone = torch.cat([registry()[name](squeeze, (one[None], weights), target[:1]) for one in x[:1]])
+        torch.testing.assert_close(compared.maps[name][:1], alone)
+        torch.testing.assert_close(registry()[name](squeeze, (x, weights), target)[:1], alone)
+
+
 def test_a_loader_is_told() -> None:
     squeeze, inputs = talking(), talk_inputs(2)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*inputs))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.arguments import own_beside, sample
 from squeezecam.canvas import Canvas, check_floating, input_under
 from squeezecam.evaluation.pace import paced
 from squeezecam.evaluation.source import Given, Item
@@ -19,18 +20,20 @@ from squeezecam.pacing import at_once
 
 @dataclass(frozen=True)
 class Held:
-    """``make_inputs`` of one sample: pictures in the place of one input, the others as they are, once for each."""
+    """``make_inputs`` of one sample: pictures in the place of one input, the others as they are, its ``own`` once for
+    each.
+    """
 
     call: tree.Call
     path: tree.Path
     canvas: Canvas
+    own: tuple[tree.Path, ...]
 
     def __call__(self, pictures: Tensor) -> Any:
         """What the model takes, with ``pictures (N, C, *S)`` in it."""
-        beside = [path for path, _ in tree.leaves(self.call) if path != self.path]
-        call = tree.repeated(self.call, beside, len(pictures))
-        for path in beside:
-            call = tree.replace(call, path, tree.get(call, path).to(pictures.device))
+        call = tree.repeated(self.call, self.own, len(pictures))
+        for path, tensor in tree.leaves(call):
+            call = tree.replace(call, path, tensor.to(pictures.device))
         args, kwargs = tree.replace(call, self.path, self.canvas.input(pictures))
         return args if args else kwargs
 
@@ -53,9 +56,10 @@ class Samples(Sequence[Tensor]):
             _, given, _ = input_under(subject.squeeze, batch, subject.place_name)
             check_floating(given)
             for index in range(len(given)):
-                one = tree.sample(batch, index, len(given))
+                one = sample(subject.squeeze, batch, index, len(given))
                 path, _, canvas = input_under(subject.squeeze, one, subject.place_name)
-                self.samples.append(Held(tree.as_call(one), path, canvas))
+                call = tree.as_call(one)
+                self.samples.append(Held(call, path, canvas, tuple(own_beside(subject.squeeze, call, path))))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from squeezecam import tree
+from squeezecam.arguments import sample
 from squeezecam.canvas import input_under, one_stream
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
@@ -224,12 +225,13 @@ def compare(
     place = one_stream(squeeze, stream)
     which = place if len(squeeze.places) > 1 else None
     chosen = choose(methods, own=usable(squeeze, name)) if methods is not None else _default(squeeze, name, place)
-    call = tree.as_call(inputs)
-    count = tree.batch_size(*call)
-    if count < 1 or not tree.leaves(call):
+    if not tree.leaves(tree.as_call(inputs)):
         raise InputError("there is not a single picture to compare on")
-    singles = [tree.sample(inputs, i, count) for i in range(count)]
     _, given, canvas = input_under(squeeze, inputs, place)
+    count = len(given)
+    if count < 1:
+        raise InputError("there is not a single picture to compare on")
+    singles = [sample(squeeze, inputs, i, count) for i in range(count)]
     wanted = _per_picture(target, count)
     maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
     seconds: dict[str, list[float]] = {m.name: [] for m in chosen}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import tree
-from squeezecam.arguments import where_given
+from squeezecam.arguments import is_shared, where_given
 from squeezecam.module import Squeeze
 from squeezecam.tap import Handler, tapped
 
@@ -60,7 +60,8 @@ class HeadRunner:
         """The inputs of ``keep`` that have a row for each sample; the others are the same in all batches."""
         call = (self.args, self.kwargs)
         kept = {path: tree.get(call, path) for path in self.keep}
-        return [path for path, tensor in kept.items() if tensor.ndim and len(tensor) == self.batch]
+        own = {path: tensor for path, tensor in kept.items() if not is_shared(self.squeeze, path, tensor)}
+        return [path for path, tensor in own.items() if len(tensor) == self.batch]
 
     def rows(self, index: Tensor) -> list[Tensor]:
         """The inputs of ``per_sample`` for the samples in ``index`` of the batch that the runner was made with."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from squeezecam import heatmap, tree
+from squeezecam.arguments import own_beside, sample
 from squeezecam.canvas import check_floating, input_under, one_stream
 from squeezecam.errors import InputError
 from squeezecam.fit.runner import HeadRunner
@@ -55,7 +56,7 @@ class Front(nn.Module):
         self.path, self.given, self.canvas = input_under(squeeze, inputs, self.stream)
         check_floating(self.given)
         self.pictures = self.canvas.pictures(self.given)
-        self.beside = [path for path, _ in tree.leaves(self.call) if path != self.path]
+        self.beside = own_beside(squeeze, self.call, self.path)
         self.runner: HeadRunner | None = None
         self.dtype = torch.float32
         self.count = len(self.pictures)
@@ -100,7 +101,7 @@ class Front(nn.Module):
         assert self.runner is not None
         features = self.tap(None)
         raw = {self.stream: self.place.layout.pack(features).to(self.dtype)}
-        beside = self.runner.rows(torch.zeros(len(features), dtype=torch.long)) if self.beside else None
+        beside = self.runner.rows(torch.zeros(len(features), dtype=torch.long)) if self.runner.per_sample else None
         return self._scores(self.runner.run(raw, len(features), beside))
 
     def _scores(self, result: Any) -> Tensor:
@@ -131,13 +132,12 @@ def sample_by_sample(run: Run) -> Run:
         stream: str | None = None,
     ) -> Tensor:
         which: dict[str, Any] = {"output": output, "stream": stream}
-        call = tree.as_call(inputs)
-        if len(tree.leaves(call)) < 2:
+        if len(tree.leaves(tree.as_call(inputs))) < 2:
             return run(squeeze, inputs, target, seeds=seeds, **which)
-        count = tree.batch_size(*call)
+        count = len(input_under(squeeze, inputs, one_stream(squeeze, stream))[1])
         return torch.cat(
             [
-                run(squeeze, tree.sample(inputs, i, count), None if target is None else target[i : i + 1], **which)
+                run(squeeze, sample(squeeze, inputs, i, count), None if target is None else target[i : i + 1], **which)
                 for i in range(count)
             ]
         )
