@@ -14,7 +14,7 @@ from squeezecam import InputError, Site, Squeeze
 from squeezecam.canvas import canvas, input_under
 from squeezecam.evaluation import randomise
 from squeezecam.metrics import adcc, average_drop, coherency, deletion, insertion, map_area
-from squeezecam.peers import registry
+from squeezecam.peers import MapMethod, registry
 
 needs_grad_cam = pytest.mark.skipif(importlib.util.find_spec("pytorch_grad_cam") is None, reason="no pytorch-grad-cam")
 needs_captum = pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="no captum")
@@ -239,6 +239,37 @@ def test_what_all_samples_share_is_left_whole_though_there_are_as_many_of_them(l
         alone = torch.cat([registry()[name](squeeze, (one[None], weights), target[:1]) for one in x[:1]])
         torch.testing.assert_close(compared.maps[name][:1], alone)
         torch.testing.assert_close(registry()[name](squeeze, (x, weights), target)[:1], alone)
+
+
+def test_what_does_not_run_one_by_one_is_told() -> None:
+    class Squeezed(WithFigures):
+        def forward(self, x: Tensor, figures: Tensor) -> Tensor:
+            return super().forward(x, figures)[..., None].squeeze()
+
+    x, figures = torch.rand(3, 3, 16, 16), torch.rand(3, 2)
+    squeeze = squeezecam.attach(Squeezed().eval(), (x, figures))
+    for measured in (squeezecam.evaluate, randomise):
+        with pytest.raises(InputError, match=r"3 rows for 1 of the pictures.*squeeze\(\) without an axis"):
+            measured(squeeze, (x, figures), "published", progress=False)
+    with pytest.raises(InputError, match="3 rows for 1 of the pictures"):
+        squeezecam.compare(squeeze, (x, figures), "published")
+    squeeze = squeezecam.attach(WithFigures().eval(), (x, figures))
+    with pytest.raises(
+        InputError, match=r"failed on one picture by itself, inputs of shape \(1, 3, 16, 16\), \(2, 2\)"
+    ):
+        squeezecam.compare(squeeze, (x, figures[:2]), "published")
+
+
+def test_a_map_of_ones_own_method_that_fits_no_picture_is_told_by_compare() -> None:
+    x, figures = torch.rand(3, 3, 16, 16), torch.rand(3, 2)
+    squeeze = squeezecam.attach(WithFigures().eval(), (x, figures))
+    own = MapMethod(
+        "mine", "mine", "peer", lambda squeeze, inputs, target, **rest: inputs[0][:, 0, ::2], lambda *_: 1.0
+    )
+    with pytest.raises(
+        InputError, match=r"a map of mine for one picture has shape \(1, 8, 16\), expected \(1, 16, 16\)"
+    ):
+        squeezecam.compare(squeeze, (x, figures), [own])
 
 
 def test_a_loader_is_told() -> None:

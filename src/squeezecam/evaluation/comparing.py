@@ -15,9 +15,9 @@ from squeezecam import tree
 from squeezecam.arguments import sample
 from squeezecam.canvas import input_under, one_stream
 from squeezecam.change import AGGREGATE as CHANGE
-from squeezecam.errors import InputError
+from squeezecam.errors import MODEL_FAILED, InputError
 from squeezecam.evaluation.doubting import counted, doubts_of, in_words, joined_doubts
-from squeezecam.evaluation.subject import check_squeeze
+from squeezecam.evaluation.subject import check_rows, check_squeeze
 from squeezecam.links import probabilities, score_kind
 from squeezecam.methods import default_method, usable
 from squeezecam.metrics.predict import Outputs
@@ -231,6 +231,7 @@ def compare(
     count = len(given)
     if count < 1:
         raise InputError("there is not a single picture to compare on")
+    size = tuple(canvas.pictures(given).shape[2:])
     singles = [sample(squeeze, inputs, i, count) for i in range(count)]
     wanted = _per_picture(target, count)
     maps: dict[str, list[Tensor]] = {m.name: [] for m in chosen}
@@ -263,6 +264,7 @@ def compare(
                 )
                 times[method.name].append(spent)
                 if not turn:
+                    _check_map(method, made, size)
                     maps[method.name].append(made)
                     done(1)
         doubts.append(doubts_of(squeeze, one, chosen, goal, name))
@@ -306,8 +308,24 @@ def _per_picture(target: Any, count: int) -> Tensor | None:
 def _forward(squeeze: Squeeze, inputs: Any, output: str) -> Tensor:
     args, kwargs = tree.as_call(inputs)
     with torch.inference_mode(), evaluating(squeeze):
-        values = squeeze.select(squeeze(*args, **kwargs), output)
-    return score_rows(values)
+        try:
+            values = squeeze.select(squeeze(*args, **kwargs), output)
+        except MODEL_FAILED as error:  # the model itself, on this input
+            line = " ".join(str(error).split())[:300]
+            shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in tree.leaves((args, kwargs)))
+            raise InputError(f"the model failed on one picture by itself, inputs of shape {shapes}: {line}") from error
+    rows = score_rows(values)
+    if rows.ndim == 2:
+        check_rows(rows, 1, output)
+    return rows
+
+
+def _check_map(method: MapMethod, made: Tensor, size: tuple[int, ...]) -> None:
+    if tuple(made.shape) != (1, *size):
+        raise InputError(
+            f"a map of {method.label} for one picture has shape {tuple(made.shape)}, expected {(1, *size)}, that of "
+            "the picture without its channels"
+        )
 
 
 def _timed(work: Callable[[], Tensor], like: Tensor) -> tuple[Tensor, float]:

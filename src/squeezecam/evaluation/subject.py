@@ -43,6 +43,21 @@ def check_squeeze(squeeze: Any, call: str) -> None:
         )
 
 
+def check_rows(rows: Tensor, count: int, output: str) -> None:
+    """Refuse scores that are not a row for each of ``count`` pictures.
+
+    Raises:
+        InputError: they are more or fewer, as those of a model that drops the batch axis of a single picture.
+
+    """
+    if len(rows) != count:
+        raise InputError(
+            f"output '{output}' has {len(rows)} rows for {count} of the pictures, which run one by one where each has "
+            "inputs of its own: the model has to give one row for each, also for one alone; squeeze() without an axis "
+            "takes the batch axis too"
+        )
+
+
 @dataclass(frozen=True)
 class Subject:
     """A squeeze, the output that is meant, and how a batch of pictures becomes what the model takes; of several maps
@@ -147,7 +162,9 @@ class Subject:
                 f"output '{self.output}' has shape {tuple(values.shape)}, expected one row of classes a picture, or "
                 "one for every frame"
             )
-        return score_rows(values)
+        rows = score_rows(values)
+        check_rows(rows, len(pictures), self.output)
+        return rows
 
 
 class Remembering:
