@@ -119,6 +119,27 @@ def test_a_spectrogram_is_turned_as_the_model_turns_it(size: tuple[int, int], st
     assert torch.equal(read.pictures(given)[:, 0], sound.transpose(1, 2) if turned else sound)
 
 
+@pytest.mark.parametrize("shape", [(7, 9, 2), (7, 9, 12), (5, 7, 9, 2), (6, 6, 6), (9, 8, 3)])
+@pytest.mark.parametrize("last", [True, False])
+def test_channels_stand_where_the_model_takes_them_however_many(shape: tuple[int, ...], last: bool) -> None:
+    class Taken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kind = (nn.Conv2d, nn.Conv3d)[len(shape) - 3]
+            self.map, self.head = kind(shape[-1 if last else 0], 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.map(x.movedim(-1, 1) if last else x).relu().flatten(2).mean(2))
+
+    x = torch.rand(2, *shape)
+    squeeze = squeezecam.attach(Taken().eval(), x)
+    pictures = x.movedim(-1, 1) if last else x
+    assert squeeze.explain(x, method="published").heatmap.shape[1:] == pictures.shape[2:]
+    _, given, read = input_under(squeeze, x, "map")
+    assert torch.equal(read.pictures(given), pictures)
+    assert squeezecam.evaluate(squeeze, x, "published", "insertion", progress=False).records
+
+
 def test_a_map_of_another_form_lies_on_no_input() -> None:
     assert canvas((2, 16000), (13, 40)) is None
     assert canvas((2, 3, 8, 6), (8, 5)) is None

@@ -22,7 +22,7 @@ from squeezecam.links import MULTI_LABEL, last_links, read_as_labels
 from squeezecam.module import Apply, Capture, Squeeze, shared_copy
 from squeezecam.sides import BINARY, links_of_single, read_as_binary
 from squeezecam.tap import evaluating
-from squeezecam.upstream import before, before_all, beside, frames_first, input_of
+from squeezecam.upstream import before, before_all, beside, channels_last, frames_first, input_of
 
 __all__ = ["Squeeze", "attach", "get"]
 
@@ -210,6 +210,7 @@ def _describe(squeeze: Squeeze, anatomy: Anatomy, args: tuple[Any, ...], kwargs:
         place = squeeze.places[stream]
         squeeze.input_paths[stream] = path = input_of(anatomy, place)
         squeeze.frames_first[stream] = frames_first(anatomy, place, path)
+        squeeze.channels_last[stream] = channels_last(anatomy, place, path)
     if len(found) == 1:
         ((stream, seen),) = found.items()
         features = seen.features

@@ -57,23 +57,35 @@ class Canvas:
         return laid.permute(sorted(range(len(order)), key=order.__getitem__)).contiguous()
 
 
-def canvas(shape: tuple[int, ...], size: tuple[int, ...], *, frames_first: bool | None = None) -> Canvas | None:
+def canvas(
+    shape: tuple[int, ...],
+    size: tuple[int, ...],
+    *,
+    frames_first: bool | None = None,
+    channels_last: bool | None = None,
+) -> Canvas | None:
     """How an input of ``shape`` ``(N, ...)`` is read under a map of ``size``; None: it lies under none of that size.
 
-    Where two readings fit, channels come first and axes keep their order, but where ``frames_first`` says so channels
-    second, and the axes of a spectrogram turned.
+    Where two readings fit, channels come first and axes keep their order, but where ``channels_last`` says so channels
+    last, and where ``frames_first`` does channels second, and the axes of a spectrogram turned.
     """
     return next(
-        (read for read in _readings(len(shape), len(size), bool(frames_first)) if _size(shape, read) == size), None
+        (
+            read
+            for read in _readings(len(shape), len(size), bool(frames_first), bool(channels_last))
+            if _size(shape, read) == size
+        ),
+        None,
     )
 
 
-def _readings(axes: int, rank: int, frames_first: bool) -> Iterator[Canvas]:
+def _readings(axes: int, rank: int, frames_first: bool, channels_last: bool) -> Iterator[Canvas]:
     every = range(1, axes)
     if len(every) == rank:
         yield from (Canvas(order, None) for order in sorted(permutations(every), reverse=frames_first))
     elif len(every) == rank + 1:
         first = [2, 1, *every[2:]] if frames_first else list(every)
+        first = [every[-1], *every[:-1]] if channels_last else first
         yield from (Canvas(tuple(axis for axis in every if axis != channels), channels) for channels in first)
 
 
@@ -116,8 +128,9 @@ def input_under(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[tree.Path, 
             f"the input of '{stream}' is not where it was in the example of attach; the model was given {shapes}: pass "
             "inputs as they were passed there"
         )
-    size = input_size(place, path, call, first)
-    read = canvas(tuple(given.shape), size, frames_first=first)
+    last = squeeze.channels_last[stream]
+    size = input_size(place, path, call, first, last)
+    read = canvas(tuple(given.shape), size, frames_first=first, channels_last=last)
     if read is None:
         raise InputError(
             f"the map of '{stream}' has {len(size)} axes, {size}, and does not lie on the points of its input of shape "

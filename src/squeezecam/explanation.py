@@ -212,7 +212,7 @@ def explain(
                 raw = raw if lengths is None else without_padding(raw, squeeze.places[stream], lengths)
                 place, first, call = squeeze.places[stream], squeeze.frames_first[stream], tree.as_call(inputs)
                 path = where_given(squeeze.model, squeeze.input_paths[stream], call)
-                sizes = map_size(size, place, path, call, first)
+                sizes = map_size(size, place, path, call, first, squeeze.channels_last[stream])
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
             strayed = None

@@ -81,6 +81,7 @@ class Squeeze(Calls):
         self.aggregates: dict[str, str] = {}
         self.input_paths: dict[str, tree.Path] = {}
         self.frames_first: dict[str, bool | None] = {}
+        self.channels_last: dict[str, bool | None] = {}
         self.beside: dict[str, list[tree.Path]] = {}
         self.links: dict[str, str] = {}
         self.single: dict[str, str] = {}

@@ -82,6 +82,7 @@ class Plain(nn.Module):
         self.sides = squeeze.single[self.output] if self.output in squeeze.binary else None
         self.path = squeeze.outputs[self.output]
         self.input_path, self.frames_first = squeeze.input_paths[self.stream], squeeze.frames_first[self.stream]
+        self.channels_last = squeeze.channels_last[self.stream]
         self.signed = squeeze.signed[self.stream]
         self.gating = squeeze.apply_mode == "gate"
         self.aggregate = squeeze.aggregate
@@ -125,7 +126,7 @@ class Plain(nn.Module):
         output = self.model(*args, **kwargs)
         features, gates = self._box.pop(_thread())
         del self._batch[_thread()]
-        size = input_size(self.place, self.input_path, (args, kwargs), self.frames_first)
+        size = input_size(self.place, self.input_path, (args, kwargs), self.frames_first, self.channels_last)
         with full_precision(gates.device):
             values = tree.get(output, self.path)
             raw = self._map(features, gates, values if self.sides is None else two_sides(values, self.sides))

@@ -35,11 +35,16 @@ def without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
 
 
 def map_size(
-    size: int | tuple[int, ...] | None, place: Place, path: tree.Path, call: Any, frames_first: bool | None = None
+    size: int | tuple[int, ...] | None,
+    place: Place,
+    path: tree.Path,
+    call: Any,
+    frames_first: bool | None = None,
+    channels_last: bool | None = None,
 ) -> tuple[int, ...]:
     """The size asked for, one number for all axes alike, or that of the input; checked against the map's rank."""
     if size is None:
-        return input_size(place, path, call, frames_first)
+        return input_size(place, path, call, frames_first, channels_last)
     rank = len(place.grid)
     sizes = (size,) * rank if isinstance(size, int) else tuple(size)
     if len(sizes) != rank or min(sizes) < 1:
@@ -47,19 +52,27 @@ def map_size(
     return sizes
 
 
-def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | None = None) -> tuple[int, ...]:
+def input_size(
+    place: Place,
+    path: tree.Path,
+    call: Any,
+    frames_first: bool | None = None,
+    channels_last: bool | None = None,
+) -> tuple[int, ...]:
     """Height and width (length; frames, height and width) of the input that the map at ``place`` is made of.
 
     The input is that at ``path`` of ``(args, kwargs)``; where the call has none there, as when a keyword became
     positional, the one with the most axes. An input of too few axes (token ids) gives the native grid. Of clips, and of
     spectrograms without channels, ``frames_first`` says what :func:`squeezecam.upstream.frames_first` does of the
-    example; None: guessed from this input.
+    example, and ``channels_last`` what :func:`squeezecam.upstream.channels_last` does; None: guessed from this input.
     """
     try:
         shape = tuple(tree.get(call, path).shape)
     except (KeyError, IndexError, AttributeError, TypeError):
         shape = max((tuple(tensor.shape) for _, tensor in tree.leaves(call)), key=len, default=())
     rank = len(place.grid)
+    if channels_last and len(shape) == rank + 2:
+        return shape[1:-1]
     if rank == 2 and len(shape) == 3 and frames_first is not None:
         return shape[:0:-1] if frames_first else shape[1:]
     if rank == 2 and len(shape) == 3:  # without channels, so the model may have turned it round
@@ -68,8 +81,9 @@ def input_size(place: Place, path: tree.Path, call: Any, frames_first: bool | No
         return (shape[1], *shape[3:]) if frames_first else shape[2:]
     if rank == 3 and len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3):
         return (shape[1], *shape[3:])  # frames before channels
-    if len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and min(shape[1:-1]) > shape[-1]:
-        return shape[1:-1]  # channels last
+    likely = len(shape) == rank + 2 and shape[-1] in (1, 3, 4) and min(shape[1:-1]) > shape[-1]
+    if likely and channels_last is None:
+        return shape[1:-1]
     return shape[-rank:] if len(shape) > rank else place.grid
 
 

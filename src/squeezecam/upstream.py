@@ -34,6 +34,20 @@ def frames_first(anatomy: Anatomy, place: Place, path: tree.Path) -> bool | None
     return found.shape[1] == given.shape[2]
 
 
+def channels_last(anatomy: Anatomy, place: Place, path: tree.Path) -> bool | None:
+    """Whether the input at ``path`` has its channels behind the axes that the map lies on, by which of them the first
+    convolution finds as positions; None where that does not tell.
+    """
+    leaf = dict(anatomy.graph.inputs).get(path)
+    taken = None if leaf is None else _first_convolved(anatomy.graph, leaf)
+    if leaf is None or taken is None:
+        return None
+    given, found = anatomy.graph.nodes[leaf].axes, anatomy.graph.nodes[taken].axes
+    if given is None or found is None or not len(given) == len(found) == len(place.grid) + 2:
+        return None
+    return {given[2:]: False, given[1:-1]: True}.get(found[2:])
+
+
 def _turned(given: Node, found: Node, grid: tuple[int, ...]) -> bool | None:
     """Whether ``found (N, 1, a, b)`` is ``given (N, b, a)``; None where it is neither that nor ``(N, a, b)``, or where
     the map is larger than it, so that it was turned once more behind it.

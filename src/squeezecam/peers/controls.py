@@ -118,7 +118,7 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
 def _size(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[int, ...]:
     place, call = squeeze.places[stream], tree.as_call(inputs)
     path = where_given(squeeze.model, squeeze.input_paths[stream], call)
-    return input_size(place, path, call, squeeze.frames_first[stream])
+    return input_size(place, path, call, squeeze.frames_first[stream], squeeze.channels_last[stream])
 
 
 def methods() -> list[MapMethod]:
