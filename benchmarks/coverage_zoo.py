@@ -250,7 +250,7 @@ def transformers_builds() -> dict[str, Build]:
     builds["ASTForAudioClassification"] = _hf(
         "ASTForAudioClassification",
         {**{k: _SMALL[k] for k in _SMALL if k not in ("image_size",)}, "max_length": 128, "num_mel_bins": 64},
-        lambda: ({"input_values": torch.randn(2, 128, 64)}, (128, 64)),
+        lambda: ({"input_values": torch.randn(2, 128, 64)}, (64, 128)),  # it turns time and frequency itself
     )
     builds["SEWForSequenceClassification"] = _hf(
         "SEWForSequenceClassification",
