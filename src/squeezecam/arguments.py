@@ -25,6 +25,9 @@ def by_name(model: nn.Module, path: tree.Path) -> tree.Path:
 
 def where_given(model: nn.Module, path: tree.Path, call: tree.Call) -> tree.Path:
     """The path in ``call`` of the tensor that is at ``path`` in the example; ``path`` itself where there is none."""
+    kind, key = path[:2]
+    if key in call[1] if kind == 1 else int(key) < len(call[0]):  # given as in the example: nothing to look up
+        return path
     given = {by_name(model, found): found for found, _ in tree.leaves(call)}
     return given.get(by_name(model, path), path)
 

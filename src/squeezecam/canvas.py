@@ -18,7 +18,7 @@ from squeezecam import tree
 from squeezecam.arguments import where_given
 from squeezecam.errors import InputError
 from squeezecam.module import Squeeze
-from squeezecam.sizes import input_size
+from squeezecam.sizes import size_under
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,8 @@ def input_under(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[tree.Path, 
 
     """
     call = tree.as_call(inputs)
-    path, place, first = squeeze.input_paths[stream], squeeze.places[stream], squeeze.frames_first[stream]
     found = tree.leaves(call)
-    path = found[0][0] if len(found) == 1 else where_given(squeeze.model, path, call)
+    path = found[0][0] if len(found) == 1 else where_given(squeeze.model, squeeze.input_paths[stream], call)
     given = dict(found).get(path)
     shapes = ", ".join(str(tuple(tensor.shape)) for _, tensor in found) or "no tensor"
     if given is None:
@@ -128,8 +127,8 @@ def input_under(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[tree.Path, 
             f"the input of '{stream}' is not where it was in the example of attach; the model was given {shapes}: pass "
             "inputs as they were passed there"
         )
-    last = squeeze.channels_last[stream]
-    size = input_size(place, path, call, first, last)
+    size = size_under(squeeze, stream, call)
+    first, last = squeeze.frames_first[stream], squeeze.channels_last[stream]
     read = canvas(tuple(given.shape), size, frames_first=first, channels_last=last)
     if read is None:
         raise InputError(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree, vector
-from squeezecam.arguments import where_given
 from squeezecam.block import IDENTITY_GATE, full_precision
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.change import FEWEST, spread_by_change
@@ -210,9 +209,7 @@ def explain(
                     mask, layout = kept[stream].mask, squeeze.places[stream].layout
                     raw = spread_by_change(raw, seen.features, seen.gates, mask, layout, lengths)
                 raw = raw if lengths is None else without_padding(raw, squeeze.places[stream], lengths)
-                place, first, call = squeeze.places[stream], squeeze.frames_first[stream], tree.as_call(inputs)
-                path = where_given(squeeze.model, squeeze.input_paths[stream], call)
-                sizes = map_size(size, place, path, call, first, squeeze.channels_last[stream])
+                sizes = map_size(size, squeeze, stream, tree.as_call(inputs))
                 heatmaps[stream] = enlarged(raw, sizes, upsample or chosen.upsample)
                 raws[stream] = raw
             strayed = None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree
 from squeezecam.anatomy import Place
+from squeezecam.arguments import where_given
 from squeezecam.errors import InputError
 from squeezecam.frames import time_axis, valid_frames
+
+if TYPE_CHECKING:
+    from squeezecam.module import Squeeze
 
 
 def enlarged(raw: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
@@ -34,22 +38,22 @@ def without_padding(raw: Tensor, place: Place, lengths: Any) -> Tensor:
     return torch.where(inside.reshape(shape), raw, 0.0)
 
 
-def map_size(
-    size: int | tuple[int, ...] | None,
-    place: Place,
-    path: tree.Path,
-    call: Any,
-    frames_first: bool | None = None,
-    channels_last: bool | None = None,
-) -> tuple[int, ...]:
+def map_size(size: int | tuple[int, ...] | None, squeeze: Squeeze, stream: str, call: tree.Call) -> tuple[int, ...]:
     """The size asked for, one number for all axes alike, or that of the input; checked against the map's rank."""
     if size is None:
-        return input_size(place, path, call, frames_first, channels_last)
-    rank = len(place.grid)
+        return size_under(squeeze, stream, call)
+    rank = len(squeeze.places[stream].grid)
     sizes = (size,) * rank if isinstance(size, int) else tuple(size)
     if len(sizes) != rank or min(sizes) < 1:
         raise InputError(f"size={size} does not fit a map of {rank} axes: give {rank} sizes of at least 1, or one int")
     return sizes
+
+
+def size_under(squeeze: Squeeze, stream: str, call: tree.Call) -> tuple[int, ...]:
+    """The size of the input in ``call`` that the map of ``stream`` lies on, as :func:`input_size` has it."""
+    path = where_given(squeeze.model, squeeze.input_paths[stream], call)
+    first, last = squeeze.frames_first[stream], squeeze.channels_last[stream]
+    return input_size(squeeze.places[stream], path, call, first, last)
 
 
 def input_size(

@@ -73,14 +73,6 @@ def replace(value: Any, path: Path, new: Any) -> Any:
     return dataclasses.replace(value, **{str(key): replace(getattr(value, str(key)), rest, new)})
 
 
-def sample(inputs: Any, index: int, count: int) -> Any:
-    """Sample ``index`` of ``count`` of what a model takes, the batch axis kept; what has no such axis as it is."""
-    for path, tensor in leaves(inputs):
-        if tensor.ndim and tensor.shape[0] == count:
-            inputs = replace(inputs, path, tensor[index : index + 1])
-    return inputs
-
-
 def repeated(call: Call, paths: Iterable[Path], count: int) -> Call:
     """A call of one sample with the tensors at ``paths``, those that have its axis, there ``count`` times."""
     for path in paths:

@@ -31,9 +31,7 @@ class Held:
 
     def __call__(self, pictures: Tensor) -> Any:
         """What the model takes, with ``pictures (N, C, *S)`` in it."""
-        call = tree.repeated(self.call, self.own, len(pictures))
-        for path, tensor in tree.leaves(call):
-            call = tree.replace(call, path, tensor.to(pictures.device))
+        call = tree.to_device(tree.repeated(self.call, self.own, len(pictures)), pictures.device)
         args, kwargs = tree.replace(call, self.path, self.canvas.input(pictures))
         return args if args else kwargs
 
@@ -53,12 +51,10 @@ class Samples(Sequence[Tensor]):
     def __init__(self, subject: Subject, inputs: Any) -> None:
         self.samples: list[Held] = []
         for batch in inputs if subject.holds_batches(inputs) else [inputs]:
-            _, given, _ = input_under(subject.squeeze, batch, subject.place_name)
+            path, given, canvas = input_under(subject.squeeze, batch, subject.place_name)
             check_floating(given)
             for index in range(len(given)):
-                one = sample(subject.squeeze, batch, index, len(given))
-                path, _, canvas = input_under(subject.squeeze, one, subject.place_name)
-                call = tree.as_call(one)
+                call = tree.as_call(sample(subject.squeeze, batch, index, len(given)))
                 self.samples.append(Held(call, path, canvas, tuple(own_beside(subject.squeeze, call, path))))
 
     def __len__(self) -> int:

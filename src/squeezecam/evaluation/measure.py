@@ -107,7 +107,7 @@ def measure(
     found: dict[str, dict[str, Tensor]] = {}
     levels: dict[str, dict[str, list[str]]] = {}
     for method in methods:
-        explain = partial(_maps, subject, method, target)
+        explain = partial(subject.maps, method, target)
         maps, seconds[method.name] = _timed(partial(explain, pictures, seeds), pictures)
         _check_size(method, maps, pictures)
         parts = _parts(
@@ -126,10 +126,6 @@ def measure(
         }
     doubts = doubts_of(subject.squeeze, subject.make_inputs(pictures), methods, target, subject.output)
     return Measured(target, full, found, levels, seconds, doubts)
-
-
-def _maps(subject: Subject, method: MapMethod, target: Tensor, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
-    return subject.maps(method, pictures, target, seeds)
 
 
 def _check_size(method: MapMethod, maps: Tensor, pictures: Tensor) -> None:

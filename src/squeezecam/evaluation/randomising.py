@@ -187,7 +187,7 @@ def _group(
         """Of a random control the same draw each time: it is to show a map that stays."""
         return torch.cat(
             [
-                replace(one, squeeze=of).maps(method, pictures[part], target[part], seeds[part]).detach()
+                replace(one, squeeze=of).maps(method, target[part], pictures[part], seeds[part]).detach()
                 for one, part in by_part
             ]
         ).float()

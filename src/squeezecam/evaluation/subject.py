@@ -140,8 +140,8 @@ class Subject:
             "inputs of a batch of them"
         )
 
-    def maps(self, method: MapMethod, pictures: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Maps ``(N, *S)`` of ``method`` for pictures ``(N, C, *S)`` and classes ``(N,)``."""
+    def maps(self, method: MapMethod, target: Tensor, pictures: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Maps ``(N, *S)`` of ``method`` for classes ``(N,)`` and pictures ``(N, C, *S)``."""
         which = self.stream if len(self.squeeze.places) > 1 else None
         inputs = self.make_inputs(pictures)
         return method(self.squeeze, inputs, target, output=self.output, seeds=seeds, stream=which)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from squeezecam import heatmap, tree
-from squeezecam.arguments import where_given
 from squeezecam.canvas import one_stream
 from squeezecam.change import AGGREGATE as CHANGE
 from squeezecam.errors import InputError
@@ -17,7 +16,7 @@ from squeezecam.methods import METHODS, options_of
 from squeezecam.metrics.controls import all_channel_mean, centred_gaussian, random_channels, random_map
 from squeezecam.module import Squeeze
 from squeezecam.peers.method import MapMethod, Run
-from squeezecam.sizes import input_size
+from squeezecam.sizes import size_under
 from squeezecam.tap import evaluating
 
 SHARE = 0.1
@@ -116,9 +115,7 @@ def _batch(inputs: Any) -> tuple[int, torch.device]:
 
 
 def _size(squeeze: Squeeze, inputs: Any, stream: str) -> tuple[int, ...]:
-    place, call = squeeze.places[stream], tree.as_call(inputs)
-    path = where_given(squeeze.model, squeeze.input_paths[stream], call)
-    return input_size(place, path, call, squeeze.frames_first[stream], squeeze.channels_last[stream])
+    return size_under(squeeze, stream, tree.as_call(inputs))
 
 
 def methods() -> list[MapMethod]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -122,22 +122,14 @@ def sample_by_sample(run: Run) -> Run:
     A library makes many changed pictures of one; what is beside it is then that of the one sample.
     """
 
-    def each(
-        squeeze: Squeeze,
-        inputs: Any,
-        target: Tensor | None,
-        *,
-        output: str | None = None,
-        seeds: Sequence[int] | None = None,
-        stream: str | None = None,
-    ) -> Tensor:
-        which: dict[str, Any] = {"output": output, "stream": stream}
+    def each(squeeze: Squeeze, inputs: Any, target: Tensor | None, **options: Any) -> Tensor:
         if len(tree.leaves(tree.as_call(inputs))) < 2:
-            return run(squeeze, inputs, target, seeds=seeds, **which)
-        count = len(input_under(squeeze, inputs, one_stream(squeeze, stream))[1])
+            return run(squeeze, inputs, target, **options)
+        count = len(input_under(squeeze, inputs, one_stream(squeeze, options.get("stream")))[1])
+        alone = {**options, "seeds": None}  # these libraries draw nothing
         return torch.cat(
             [
-                run(squeeze, sample(squeeze, inputs, i, count), None if target is None else target[i : i + 1], **which)
+                run(squeeze, sample(squeeze, inputs, i, count), None if target is None else target[i : i + 1], **alone)
                 for i in range(count)
             ]
         )
